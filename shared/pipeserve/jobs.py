@@ -1,0 +1,152 @@
+"""The job: one request's record, its states, and which follow which.
+
+::
+
+    pending ──► running ──► completed | failed | timed_out
+       │           └─────► canceling ──► canceled
+       └──► canceled | expired
+
+Terminal states never change.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeserve.errors import Problem
+from pipeserve.events import EventType
+
+
+class JobStatus(StrEnum):
+    """Where a job is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    CANCELING = "canceling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    TIMED_OUT = "timed_out"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether this state is an end."""
+        return self in TERMINAL_EVENT_OF
+
+
+TERMINAL_EVENT_OF = {
+    JobStatus.COMPLETED: EventType.PIPELINE_COMPLETED,
+    JobStatus.FAILED: EventType.PIPELINE_FAILED,
+    JobStatus.CANCELED: EventType.PIPELINE_CANCELED,
+    JobStatus.TIMED_OUT: EventType.PIPELINE_TIMED_OUT,
+    JobStatus.EXPIRED: EventType.PIPELINE_EXPIRED,
+}
+"""Each terminal state with the event that ends its log."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StepReport(_Wire):
+    """One step call of a job. ``duration`` is in seconds."""
+
+    name: str
+    status: str = Field(description="pending, running, completed, failed, canceled or timed_out")
+    attempt: int = 1
+    started_at: datetime | None = None
+    duration: float | None = None
+    cached: bool = False
+
+
+class Progress(_Wire):
+    """How far a job is. ``percent`` is 0 to 100; ``total_steps`` is null for a dynamic pipeline that still runs."""
+
+    completed_steps: int = 0
+    total_steps: int | None = None
+    percent: float = 0.0
+    current_steps: list[str] = Field(default_factory=list[str])
+    message: str | None = None
+
+
+class Links(_Wire):
+    """Where to go from here, relative to the service."""
+
+    self: str
+    events: str
+    stream: str
+    cancel: str
+    result: str
+
+    @classmethod
+    def of(cls, job_id: str) -> Links:
+        """The links of one job."""
+        job = f"/jobs/{job_id}"
+        return cls(
+            self=job, events=f"{job}/events", stream=f"/stream/{job_id}", cancel=f"{job}/cancel", result=f"{job}/result"
+        )
+
+
+class Job(_Wire):
+    """One request, sync or async, as ``GET /jobs/{id}`` shows it. Durations are in seconds."""
+
+    job_id: str
+    run_id: str
+    run_name: str
+    status: JobStatus
+    pipeline_name: str
+    deployment_id: str
+    parameters: dict[str, Any] | None = None
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    run_at: datetime | None = None
+    attempt: int = 0
+    max_attempts: int = 1
+    worker: str | None = None
+    execution_time: float | None = None
+    progress: Progress = Field(default_factory=Progress)
+    steps: list[StepReport] = Field(default_factory=list[StepReport])
+    queue_position: int | None = None
+    outputs: dict[str, Any] | None = None
+    error: Problem | None = None
+    canceled_by: str | None = None
+    cancel_reason: str | None = None
+    retried_from: str | None = None
+    expires_at: datetime | None = None
+    last_seq: int = Field(default=0, description="The number of the newest event in the job's log")
+    links: Links
+
+
+class JobPage(_Wire):
+    """One page of jobs, newest first. ``total`` counts all that match, on every page."""
+
+    jobs: list[Job]
+    total: int
+    next_cursor: str | None = None
+
+
+def new_job_id() -> str:
+    """A UUIDv7 (RFC 9562): its text sorts by time, so ids page and break ties in order of creation."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def is_job_id(text: str) -> bool:
+    """Whether ``text`` could be a job's id: a UUID in its usual form. Anything else is unknown without a look-up."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False

@@ -1,0 +1,376 @@
+"""The synchronous runs of one API process: executed here, known here first, told to the store in the background.
+
+A run that ends quickly is recorded whole, after its answer. One that lasts is *opened* in the ledger, under a lease, so
+that ``/jobs`` and ``/stream`` of every replica show it while it runs; so is one whose caller is answered with a 202. A
+memory-only run is told to nobody, unless it became a 202.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+import orjson
+
+from pipeserve.errors import DrainingError, OverloadedError, StaleAttemptError, StoreUnavailableError
+from pipeserve.events import Event, EventType
+from pipeserve.jobs import Job, JobStatus, Links, new_job_id
+from pipeserve.runtime.executor import Run
+from pipeserve.runtime.ports import Cancellation, FinishedRun, JobLedger, Leases, NewJob, Outcome
+from pipeserve.runtime.publisher import Publisher
+from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.run import RunRequest, RunResult
+from pipeserve.runtime.run_log import RunLog, final_view, step_report, terminal_event
+from pipeserve.sdk.definition import PipelineDefinition
+from pipeserve.sdk.schema import BoundParameters
+from pipeserve.settings import RuntimeSettings
+
+_OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFigures:
+    """What this process has run and the store does not count: memory-only runs."""
+
+    completed: int = 0
+    failed: int = 0
+    canceled: int = 0
+    execution_seconds: float = 0.0
+    last_execution: float | None = None
+    """Unix time at which the last one ended."""
+
+
+class InlineRun:
+    """One synchronous run of this process."""
+
+    def __init__(self, runs: InlineRuns, job: NewJob, log: RunLog, run: Run) -> None:
+        self.job = job
+        self.job_id = job.job_id
+        self.log = log
+        self.run = run
+        self.created_at = time.time()
+        self.completed_at: float | None = None
+        self.result: RunResult | None = None
+        self.canceled_by: str | None = None
+        self.cancel_reason: str | None = None
+        self._runs = runs
+        self._recording: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[None] | None = None
+        self._ended = asyncio.Event()
+
+    async def wait(self) -> RunResult:
+        """How the run ended. Cancelling the waiter leaves the run alone."""
+        return self.result or await self.run.wait()
+
+    async def keep(self) -> None:
+        """Make the run durable in the ledger, so that a 202 may be answered. Raises StoreUnavailableError.
+
+        Returns at once if the run has ended: then it is for its caller to answer with the result.
+        """
+        if self.result is None:
+            await asyncio.shield(self.begin_recording())
+
+    def begin_recording(self) -> asyncio.Future[None]:
+        """Open the run in the ledger and write it there as it goes. The future tells when it is open."""
+        if self._opened is None or (self._opened.done() and self._opened.exception() is not None):
+            self._opened = asyncio.get_running_loop().create_future()
+            self._recording = asyncio.create_task(self._record(self._opened), name=f"record-{self.job_id}")
+        return self._opened
+
+    @property
+    def recording(self) -> bool:
+        """Whether the run is, or is about to be, open in the ledger."""
+        return self._opened is not None
+
+    async def _record(self, opened: asyncio.Future[None]) -> None:
+        runs = self._runs
+        try:
+            await runs.ledger.open(self.job, runs.owner)
+        except StoreUnavailableError as error:
+            opened.set_exception(error)
+            opened.exception()  # seen: keep() may not be waiting for it
+            return
+        if runs.leases is not None:
+            runs.leases.add(self.job_id)
+        opened.set_result(None)
+        try:
+            async with LiveRecorder(runs.ledger, self.job_id, 1, runs.definition, log=self.log) as recorder:
+                result = await self.run.wait()
+                await self._ended.wait()
+                with contextlib.suppress(StaleAttemptError):  # its lease ran out: the record says worker_lost
+                    await recorder.finish(result, runs.latencies_of(result))
+        finally:
+            if runs.leases is not None:
+                runs.leases.discard(self.job_id)
+
+    async def ended(self) -> bool:
+        """After the run: wait until an open record is complete. False: it was never opened."""
+        self._ended.set()
+        if self._opened is None:
+            return False
+        assert self._recording is not None
+        await self._recording
+        return self._opened.exception() is None
+
+    def view(self) -> Job:
+        """The job as this process knows it."""
+        result = self.result
+        job = self.job
+        status = result.status if result else JobStatus.CANCELING if self.run.cancelled else JobStatus.RUNNING
+        metadata = self._runs.definition.capture.metadata
+        steps = [step_report(record, 1) for record in result.steps] if result and metadata else self.log.steps()
+        return Job(
+            job_id=job.job_id,
+            run_id=job.job_id,
+            run_name=job.run_name,
+            status=status,
+            pipeline_name=job.pipeline_name,
+            deployment_id=job.deployment_id,
+            parameters=orjson.loads(job.parameters) if job.keep_parameters else None,
+            labels=dict(job.labels),
+            created_at=_utc(self.created_at),
+            started_at=_utc(self.created_at),
+            completed_at=None if self.completed_at is None else _utc(self.completed_at),
+            attempt=1,
+            max_attempts=job.max_attempts,
+            worker=self._runs.owner,
+            execution_time=result.execution_time if result else None,
+            progress=self.log.progress(),
+            steps=steps,
+            outputs=orjson.loads(result.outputs_json) if result and result.outputs_json else None,
+            error=result.error if result else None,
+            canceled_by=self.canceled_by,
+            cancel_reason=self.cancel_reason,
+            last_seq=self.log.last_seq,
+            links=Links.of(job.job_id),
+        )
+
+    def finished_run(self) -> FinishedRun:
+        """The whole run for the ledger; after its end."""
+        assert self.result is not None
+        assert self.completed_at is not None
+        result, capture = self.result, self._runs.definition.capture
+        *bodies, terminal = self.log.bodies(0)
+        return FinishedRun(
+            job=self.job,
+            created_at=self.created_at,
+            started_at=self.created_at,
+            completed_at=self.completed_at,
+            bodies=bodies,
+            view=final_view(result, self.log, capture),
+            outcome=Outcome(
+                status=result.status,
+                terminal_event=terminal,
+                execution_time=result.execution_time,
+                outputs=result.outputs_json,
+                error=result.error,
+                latencies=self._runs.latencies_of(result),
+            ),
+        )
+
+
+class InlineRuns:
+    """Starts and knows the synchronous runs of this process. Enter it inside its runtime."""
+
+    def __init__(
+        self,
+        runtime: RealtimeRuntime,
+        ledger: JobLedger,
+        definition: PipelineDefinition,
+        deployment_id: str,
+        owner: str,
+        settings: RuntimeSettings,
+        leases: Leases | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.ledger = ledger
+        self.definition = definition
+        self.owner = owner
+        self.leases = leases
+        self._deployment_id = deployment_id
+        self._settings = settings
+        self._runs: dict[str, InlineRun] = {}
+        self._publisher: Publisher[InlineRun] = Publisher(self._write, released=self._forget)
+        self._draining = False
+        self._settling: set[asyncio.Task[None]] = set()
+        self._figures = LocalFigures()
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain(0)
+        for run in list(self._runs.values()):
+            run.run.cancel("the process is shutting down")
+        if self._settling or self._runs:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled(), 1.0)
+        for task in list(self._settling):
+            task.cancel()
+        await self._publisher.__aexit__(None, None, None)
+
+    def start(
+        self,
+        parameters: BoundParameters,
+        *,
+        raw_parameters: bytes,
+        run_name: str | None = None,
+        timeout: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        taps: Sequence[str] = (),
+        follow: bool = True,
+    ) -> InlineRun:
+        """Start a run; on the loop. Raises OverloadedError at the limit of concurrent runs, DrainingError in shutdown.
+
+        ``follow=False``: nobody will read the run's log while it runs, so a memory-only run need not write one.
+        """
+        if self._draining:
+            raise DrainingError
+        if self.runtime.active >= self._settings.max_concurrency:
+            raise OverloadedError(
+                f"{self._settings.max_concurrency} runs are under way in this process, which is its limit "
+                "(ZENML_SERVING_MAX_CONCURRENCY); try again later, or use mode=async"
+            )
+        definition, capture = self.definition, self.definition.capture
+        job_id = new_job_id()
+        job = NewJob(
+            job_id=job_id,
+            deployment_id=self._deployment_id,
+            pipeline_name=definition.name,
+            run_name=run_name or job_id,
+            parameters=raw_parameters,
+            labels=dict(labels or {}),
+            timeout=timeout,
+            total_steps=definition.total_steps,
+            max_attempts=1,
+            keep_parameters=capture.metadata and not capture.memory_only,
+            keep_events=not capture.memory_only,
+        )
+        log = RunLog(job_id, 1, capture, definition.total_steps)
+        request = RunRequest(
+            job_id,
+            1,
+            parameters,
+            job.run_name,
+            self._settings.request_timeout if timeout is None else timeout,
+            tuple(taps),
+        )
+        run = self.runtime.start(request, log if follow or not capture.memory_only else None)
+        inline = InlineRun(self, job, log, run)
+        self._runs[job_id] = inline
+        timer = None
+        if not capture.memory_only:
+            timer = asyncio.get_running_loop().call_later(_OPEN_AFTER, inline.begin_recording)
+        run.when_done(lambda run: self._ended(inline, timer))
+        return inline
+
+    def find(self, job_id: str) -> InlineRun | None:
+        """The run, while it runs and until the store has it."""
+        return self._runs.get(job_id)
+
+    def get(self, job_id: str) -> Job | None:
+        """The job, while it runs and until the store has it."""
+        inline = self._runs.get(job_id)
+        return None if inline is None else inline.view()
+
+    def cancel(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> Cancellation | None:
+        """Ask a run of this process to stop. None: it isn't here."""
+        inline = self._runs.get(job_id)
+        if inline is None:
+            return None
+        if inline.result is not None:
+            return Cancellation(inline.result.status, already_finished=True)
+        if not inline.run.cancelled:
+            inline.canceled_by, inline.cancel_reason = by, reason
+            inline.log.send(
+                Event(EventType.CANCELLATION_REQUESTED, job_id, 1, message=reason, data={"by": by, "reason": reason})
+            )
+            inline.run.cancel(reason)
+        return Cancellation(JobStatus.CANCELING, already_finished=False)
+
+    async def drain(self, seconds: float) -> None:
+        """Start no more runs, and wait up to ``seconds`` for those under way."""
+        self._draining = True
+        running = [asyncio.ensure_future(inline.run.wait()) for inline in self._runs.values() if not inline.run.done]
+        if running and seconds > 0:
+            await asyncio.wait(running, timeout=seconds)
+        for task in running:
+            task.cancel()
+
+    def figures(self) -> LocalFigures:
+        """What the store does not count."""
+        return self._figures
+
+    def publisher_figures(self) -> dict[str, int]:
+        """What the background publisher has done."""
+        return asdict(self._publisher.figures())
+
+    def latencies_of(self, result: RunResult) -> dict[str, list[float]]:
+        """The latencies to observe for a result; none when metrics are not captured."""
+        if not self.definition.capture.metrics:
+            return {}
+        return {
+            "sync": [result.execution_time],
+            "step": [record.duration for record in result.steps if record.duration is not None],
+        }
+
+    def _ended(self, inline: InlineRun, timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+        result = inline.run.result
+        assert result is not None
+        inline.completed_at = time.time()
+        inline.log.close(terminal_event(inline.job_id, 1, result))
+        inline.result = result
+        if inline.recording:
+            task = asyncio.create_task(self._settle(inline, result))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+        else:
+            self._hand_over(inline, result)
+
+    async def _settle(self, inline: InlineRun, result: RunResult) -> None:
+        if await inline.ended():
+            self._forget(inline)
+        else:  # the store was away when the run was to be opened
+            self._hand_over(inline, result)
+
+    def _hand_over(self, inline: InlineRun, result: RunResult) -> None:
+        if self.definition.capture.memory_only:
+            self._count(result)
+            self._forget(inline)
+        else:
+            self._publisher.publish(inline)
+
+    async def _settled(self) -> None:
+        while self._settling:
+            await asyncio.wait(list(self._settling))
+
+    def _forget(self, inline: InlineRun) -> None:
+        self._runs.pop(inline.job_id, None)
+
+    def _count(self, result: RunResult) -> None:
+        old = self._figures
+        completed = result.status is JobStatus.COMPLETED
+        canceled = result.status is JobStatus.CANCELED
+        self._figures = LocalFigures(
+            completed=old.completed + completed,
+            failed=old.failed + (not completed and not canceled),
+            canceled=old.canceled + canceled,
+            execution_seconds=old.execution_seconds + (result.execution_time if completed else 0.0),
+            last_execution=time.time(),
+        )
+
+    async def _write(self, runs: Sequence[InlineRun]) -> None:
+        await self.ledger.record([inline.finished_run() for inline in runs])
+
+
+def _utc(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)

@@ -1,0 +1,140 @@
+"""Writes one run's events and its end to a job ledger, while it runs.
+
+Events go in batches, in the background: a slow store never holds up a step. The end is the ledger's business and is
+written in the foreground, again and again until the store has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Self
+
+from pipeserve.errors import JobCanceledError, StaleAttemptError, StoreUnavailableError
+from pipeserve.events import Event, encode_body
+from pipeserve.jobs import JobStatus
+from pipeserve.runtime.ports import JobLedger, Outcome, RunView
+from pipeserve.runtime.run import RunResult
+from pipeserve.runtime.run_log import RunLog, final_view, terminal_event
+from pipeserve.sdk.definition import PipelineDefinition
+
+_LINGER = 0.005  # seconds to wait for more events before a batch is written
+_FIRST_BACKOFF = 0.05
+_LAST_BACKOFF = 1.0
+
+
+class LiveRecorder:
+    """An :class:`~pipeserve.runtime.run.EventSink` for an attempt that this process owns in ``ledger``."""
+
+    def __init__(
+        self,
+        ledger: JobLedger,
+        job_id: str,
+        attempt: int,
+        definition: PipelineDefinition,
+        *,
+        log: RunLog | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        self.lost = asyncio.Event()
+        """Set when a write was refused because another attempt owns the job: the run should stop."""
+        self._ledger = ledger
+        self._capture = definition.capture
+        self._forget = log is None  # a log of our own has no other reader
+        self.log = log or RunLog(job_id, attempt, definition.capture, definition.total_steps)
+        self._written = 0
+        self._wake: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        if not self._capture.memory_only:
+            self._wake = self.log.subscribe()
+            self._wake.set()  # a log that was handed over may have entries
+            self._task = asyncio.create_task(self._write_events(self._wake), name=f"recorder-{self.job_id}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    def send(self, event: Event) -> None:
+        """Take one event, from any thread."""
+        if not self._capture.memory_only:
+            self.log.send(event)
+
+    async def finish(self, result: RunResult, latencies: Mapping[str, Sequence[float]] | None = None) -> JobStatus:
+        """Write the last events, the result and the terminal event together; returns the status as recorded.
+
+        A cancel that was accepted meanwhile wins: the job then is ``canceled``. Raises StaleAttemptError, and writes
+        nothing, if another attempt owns the job. While the store is away it tries again, until cancelled.
+        """
+        await self._stop()
+        if self.lost.is_set():
+            raise StaleAttemptError(f"job {self.job_id}: attempt {self.attempt} no longer owns it")
+        while True:
+            terminal = terminal_event(self.job_id, self.attempt, result)
+            self.log.close(terminal)
+            bodies = [] if self._capture.memory_only else self.log.bodies(self._written)[:-1]
+            outcome = Outcome(
+                status=result.status,
+                terminal_event=encode_body(terminal),
+                execution_time=result.execution_time,
+                outputs=result.outputs_json,
+                error=result.error,
+                latencies=dict(latencies or {}),
+            )
+            view = final_view(result, self.log, self._capture)
+            if await self._until_written(bodies, outcome, view):
+                return result.status
+            error = JobCanceledError("The job was canceled.").problem(job_id=self.job_id)
+            result = replace(result, status=JobStatus.CANCELED, outputs=None, outputs_json=None, error=error)
+
+    async def _until_written(self, bodies: Sequence[bytes], outcome: Outcome, view: RunView) -> bool:
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                return await self._ledger.finish(self.job_id, self.attempt, bodies, view, outcome)
+            except StoreUnavailableError:
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF)
+
+    async def _write_events(self, wake: asyncio.Event) -> None:
+        backoff = _FIRST_BACKOFF
+        while not self._ending.is_set():
+            await wake.wait()
+            if not self._ending.is_set():
+                await asyncio.sleep(_LINGER)
+            wake.clear()
+            bodies = self.log.bodies(self._written)
+            if not bodies or self.log.closed:
+                continue
+            try:
+                await self._ledger.append(self.job_id, self.attempt, bodies, self.log.view())
+            except StoreUnavailableError:
+                wake.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF)
+            except StaleAttemptError:
+                self.lost.set()
+                return
+            else:
+                backoff = _FIRST_BACKOFF
+                self._written += len(bodies)
+                if self._forget:
+                    self.log.forget(self._written)
+
+    async def _stop(self) -> None:
+        # Not cancelled: a write under way must come to its end, or nobody knows whether it happened.
+        self._ending.set()
+        if self._wake is not None:
+            self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+        if self._wake is not None:
+            self.log.unsubscribe(self._wake)
+            self._wake = None

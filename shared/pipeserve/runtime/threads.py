@@ -1,0 +1,53 @@
+"""The threads in which sync steps run.
+
+Not ``concurrent.futures``: its threads are joined at interpreter exit, so one step that never returns would keep the
+process alive for ever. These are daemons, made on demand and kept.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+
+class ThreadPool:
+    """Up to ``max_threads`` daemon threads; calls beyond that wait in order."""
+
+    def __init__(self, max_threads: int, name: str) -> None:
+        self._max_threads = max_threads
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Run ``call`` in a thread, soon. It must not raise: it has nobody to tell."""
+        self._calls.put(call)
+        if self._idle.acquire(blocking=False):
+            return
+        with self._lock:
+            if self._closed or len(self._threads) >= self._max_threads:
+                return
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+        thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Let the threads end; wait up to ``timeout`` seconds. Returns whether all did."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+        for _ in threads:
+            self._calls.put(None)
+        share = timeout / max(len(threads), 1)
+        for thread in threads:
+            thread.join(share)
+        return not any(thread.is_alive() for thread in threads)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            self._idle.release()

@@ -1,0 +1,162 @@
+"""Configuration: one frozen model per concern, read from the environment at the composition roots only.
+
+Everything below a composition root takes one of these models (or single values), never the environment. A wrong
+value is refused with the name of its variable.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeserve.errors import ConfigurationError
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+    @classmethod
+    def from_environment(cls, **overrides: object) -> Self:
+        """Read the environment; ``overrides`` (by field name; None is no override) win. Raises ConfigurationError."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            raise ConfigurationError("wrong setting: " + "; ".join(lines)) from None
+
+
+class StoreSettings(_Settings):
+    """Where jobs, their logs and deployments live, and for how long."""
+
+    redis_url: str | None = Field(
+        None,
+        alias="PIPESERVE_REDIS_URL",
+        description="Redis or Valkey by URL. Unset: an embedded Valkey under the data dir.",
+    )
+    data_dir: Path = Field(
+        Path(".pipeserve"),
+        alias="PIPESERVE_DATA_DIR",
+        description="The embedded store's files: socket, append-only file, log.",
+    )
+    result_ttl: int = Field(
+        86_400, gt=0, alias="PIPESERVE_RESULT_TTL", description="Seconds for which a finished job and its log are kept."
+    )
+    lease_seconds: float = Field(
+        10.0,
+        gt=0.5,
+        alias="PIPESERVE_LEASE_SECONDS",
+        description="A job whose owner is silent for so long is taken back.",
+    )
+    event_log_max: int = Field(
+        10_000,
+        gt=0,
+        alias="PIPESERVE_EVENT_LOG_MAX",
+        description="About how many events of a job are kept; older ones are a gap.",
+    )
+    max_queue_size: int = Field(
+        10_000,
+        gt=0,
+        alias="ZENML_SERVING_MAX_QUEUE_SIZE",
+        description="Jobs that may wait; the next one is 429 queue_full.",
+    )
+
+
+class RuntimeSettings(_Settings):
+    """How runs execute in one process."""
+
+    max_concurrency: int = Field(
+        64,
+        gt=0,
+        alias="ZENML_SERVING_MAX_CONCURRENCY",
+        description="Synchronous runs at once in one API process; more is 503.",
+    )
+    request_timeout: float = Field(
+        300.0,
+        gt=0,
+        alias="ZENML_SERVING_REQUEST_TIMEOUT",
+        description="Seconds that a run may take unless its request says.",
+    )
+    timeout_grace: float = Field(
+        1.0,
+        ge=0,
+        alias="PIPESERVE_TIMEOUT_GRACE",
+        description="Seconds that a thread past its timeout has to reach a checkpoint before it is abandoned.",
+    )
+    max_attempts: int = Field(
+        3,
+        gt=0,
+        alias="PIPESERVE_MAX_ATTEMPTS",
+        description="Attempts that may be lost to crashes before a job is worker_lost.",
+    )
+    expose_tracebacks: bool = Field(
+        False, alias="PIPESERVE_EXPOSE_TRACEBACKS", description="Let a failed step's traceback go to the caller."
+    )
+
+
+class ServiceSettings(_Settings):
+    """The HTTP front end."""
+
+    host: str = Field("127.0.0.1", alias="ZENML_SERVICE_HOST", description="Address to listen on.")
+    port: int = Field(8001, ge=0, le=65_535, alias="ZENML_SERVICE_PORT", description="Port to listen on.")
+    workers: int = Field(1, gt=0, alias="ZENML_SERVICE_WORKERS", description="API processes on this port.")
+    auth_key: SecretStr | None = Field(
+        None, alias="ZENML_SERVING_AUTH_KEY", description="Once set, every route but /health* needs it."
+    )
+    max_body: int = Field(
+        1_048_576, gt=0, alias="PIPESERVE_MAX_BODY", description="Bytes that a request's body may have."
+    )
+    sync_wait: float = Field(
+        60.0, gt=0, alias="PIPESERVE_SYNC_WAIT", description="Seconds after which a synchronous call turns into a 202."
+    )
+    sync_execution: Literal["inline", "queued"] = Field(
+        "inline",
+        alias="PIPESERVE_SYNC_EXECUTION",
+        description="Run synchronous calls in the API process, or on the workers.",
+    )
+
+
+class WorkerSettings(_Settings):
+    """The processes that run queued jobs."""
+
+    processes: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, 4),
+        gt=0,
+        alias="PIPESERVE_WORKER_PROCESSES",
+        description="Worker processes under one supervisor.",
+    )
+    concurrency: int = Field(
+        10, gt=0, alias="PIPESERVE_WORKER_CONCURRENCY", description="Jobs at once in one worker process."
+    )
+    drain_seconds: float = Field(
+        30.0, ge=0, alias="PIPESERVE_DRAIN_SECONDS", description="Seconds that running jobs have to end after SIGTERM."
+    )
+
+
+class DeploymentSettings(_Settings):
+    """Which deployment a process serves."""
+
+    deployment_id: str | None = Field(
+        None,
+        alias="ZENML_PIPELINE_DEPLOYMENT_ID",
+        description="A deployment's UUID, or a name for its newest deployment.",
+    )
+
+    def required(self) -> str:
+        """The id, or ConfigurationError with the command that makes one."""
+        if self.deployment_id is None:
+            raise ConfigurationError(
+                "ZENML_PIPELINE_DEPLOYMENT_ID is not set. Make a deployment and pass its id:\n"
+                "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy package.module:pipeline)"
+            )
+        return self.deployment_id
+
+
+class LogSettings(_Settings):
+    """What a process writes to its own log."""
+
+    level: str = Field("info", alias="ZENML_LOG_LEVEL", description="debug, info, warning, error or critical.")
