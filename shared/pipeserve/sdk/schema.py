@@ -54,8 +54,12 @@ class ParametersModel:
             field_name = f"p{len(fields)}"
             targets[field_name] = target
             default = ... if required else parameter.default
-            description = None if target.step is None else f"Parameter {target.parameter!r} of step {target.step!r}."
-            fields[field_name] = (parameter.annotation, Field(default, alias=target.key, description=description))
+            # A pipeline parameter keeps the description of its own annotation.
+            field: Any = Field(default, alias=target.key)
+            if target.step is not None:
+                said = f"Parameter {target.parameter!r} of step {target.step!r}."
+                field = Field(default, alias=target.key, description=said)
+            fields[field_name] = (parameter.annotation, field)
 
         for parameter in definition.parameters_list:
             if not _has_schema(parameter.annotation):
