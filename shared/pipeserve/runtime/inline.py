@@ -159,6 +159,7 @@ class InlineRun:
         *bodies, terminal = self.log.bodies(0)
         return FinishedRun(
             job=self.job,
+            owner=self._runs.owner,
             created_at=self.created_at,
             started_at=self.created_at,
             completed_at=self.completed_at,

@@ -83,6 +83,8 @@ class FinishedRun:
     """A whole synchronous run, recorded after the fact."""
 
     job: NewJob
+    owner: str
+    """The process that ran it."""
     created_at: float
     started_at: float
     completed_at: float
@@ -108,6 +110,14 @@ class Cancellation:
 
     status: JobStatus
     already_finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a renewal of leases found: jobs that the owner no longer holds, and jobs that it must cancel."""
+
+    lost: tuple[str, ...] = ()
+    canceling: tuple[str, ...] = ()
 
 
 class JobLedger(Protocol):
@@ -145,6 +155,14 @@ class JobLedger(Protocol):
 
         Jobs whose lease ran out are given back first (``attempt_lost``), or end as ``worker_lost``.
         """
+        ...
+
+    async def claim_batch(self, owner: str, limit: int) -> tuple[list[Claim], float | None]:
+        """As :meth:`claim`, and when the next job in the queue is due: Unix time in ms, by the store's clock."""
+        ...
+
+    async def renew(self, owner: str, job_ids: Sequence[str]) -> Renewal:
+        """Extend the leases of ``owner``'s jobs by a whole lease from now."""
         ...
 
     async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:
@@ -195,6 +213,10 @@ class EventLog(Protocol):
         The job must exist. It also ends when the log is closed (the process shuts down): the last entry then is no
         terminal event.
         """
+        ...
+
+    def close(self) -> None:
+        """End all followers, now and later: the process shuts down."""
         ...
 
 

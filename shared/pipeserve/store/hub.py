@@ -1,0 +1,257 @@
+"""One pub/sub connection per process, shared by all who follow jobs.
+
+A connection per follower costs the server 40 times as much and 300 sockets for 300 readers of one job. Here each
+channel is subscribed once, however many listen.
+
+Pub/sub only wakes: it loses what is published during a reconnect, says nothing about a frozen server, and cuts slow
+readers off. So each subscription has a mark, ``must_read``, that says "the record knows more than you were told". It
+is set at the start, after every reconnect, and when a subscription's buffer overflowed (then the buffer is emptied:
+memory stays bounded, and nothing is lost that the record has). A hub publishes to a channel of its own every few
+seconds; when it does not hear itself, the connection is dead and is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from pipeserve.errors import StoreUnavailableError
+from pipeserve.store.connection import Connection
+from pipeserve.store.tasks import end_tasks
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT = 5.0
+"""Seconds between messages to itself."""
+SILENCE = 15.0
+"""Seconds without hearing itself after which a hub takes a new connection."""
+BUFFER = 256
+"""Messages that wait for one subscriber."""
+SUBSCRIBE_TIMEOUT = 5.0
+"""Seconds to wait for the server's acknowledgement."""
+_LONGEST_PAUSE = 2.0
+
+
+class Subscription:
+    """One listener on one channel."""
+
+    def __init__(self, channel: str, limit: int) -> None:
+        self.channel = channel
+        self.closed = False
+        """The hub is closed; nothing follows."""
+        self.must_read = True
+        """The record must be read before the next message; clear it *before* reading."""
+        self._messages: deque[bytes] = deque()
+        self._limit = limit
+        self._changed = asyncio.Event()
+
+    def offer(self, message: bytes) -> None:
+        """A message has come."""
+        if len(self._messages) >= self._limit:
+            self._messages.clear()
+            self.must_read = True
+        self._messages.append(message)
+        self._changed.set()
+
+    def interrupted(self) -> None:
+        """Messages may have been lost."""
+        self.must_read = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self.closed = True
+        self._changed.set()
+
+    def take(self) -> list[bytes]:
+        """What has come since the last call."""
+        messages = list(self._messages)
+        self._messages.clear()
+        return messages
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Until something has changed, or ``seconds`` have passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        self._changed.clear()
+
+
+class _Channel:
+    """What the hub knows of one channel."""
+
+    def __init__(self) -> None:
+        self.subscriptions: set[Subscription] = set()
+        self.acknowledged = asyncio.Event()
+
+
+class Hub:
+    """The subscriptions of one process for one deployment. ``async with`` runs it; leaving ends every subscription."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        heartbeat_channel: str,
+        *,
+        heartbeat: float = HEARTBEAT,
+        silence: float = SILENCE,
+        buffer: int = BUFFER,
+    ) -> None:
+        self._connection = connection
+        self._own_channel = f"{heartbeat_channel}{uuid.uuid4().hex[:12]}"
+        self._heartbeat = heartbeat
+        self._silence = silence
+        self._buffer = buffer
+        self._channels: dict[str, _Channel] = {}
+        self._unanswered: dict[str, int] = {}
+        self._pubsub: PubSub | None = None
+        self._sending = asyncio.Lock()
+        self._broken: Exception | None = None
+        """Why the connection is of no use any more, found by someone other than its reader."""
+        self._heard_at = 0.0
+        self._closed = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="hub-listen"),
+            asyncio.create_task(self._beat(), name="hub-heartbeat"),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await end_tasks(self._tasks)
+
+    def close(self) -> None:
+        """End every subscription at once; new ones end at once too. Idempotent."""
+        self._closed = True
+        for channel in self._channels.values():
+            for subscription in channel.subscriptions:
+                subscription.close()
+
+    @asynccontextmanager
+    async def subscribe(self, name: str) -> AsyncGenerator[Subscription]:
+        """Listen on channel ``name``; entered once the server has acknowledged. Raises StoreUnavailableError."""
+        subscription = Subscription(name, self._buffer)
+        channel = self._channels.get(name)
+        fresh = channel is None
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+        channel.subscriptions.add(subscription)
+        try:
+            if self._closed:
+                subscription.close()
+            else:
+                if fresh:
+                    await self._send("SUBSCRIBE", name)
+                await self._acknowledged(channel, name)
+            yield subscription
+        finally:
+            channel.subscriptions.discard(subscription)
+            if not channel.subscriptions and self._channels.get(name) is channel:
+                del self._channels[name]
+                await self._send("UNSUBSCRIBE", name)
+
+    async def _acknowledged(self, channel: _Channel, name: str) -> None:
+        try:
+            async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
+                await channel.acknowledged.wait()
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"the job store did not acknowledge a subscription to {name} within {SUBSCRIBE_TIMEOUT:g} s"
+            ) from None
+
+    async def _send(self, command: str, name: str) -> None:
+        """Tell the server, if there is a connection; a new one begins with everything in ``_channels``."""
+        async with self._sending:
+            pubsub = self._pubsub
+            if pubsub is None:
+                return
+            try:
+                if command == "SUBSCRIBE":
+                    self._unanswered[name] = self._unanswered.get(name, 0) + 1
+                    await pubsub.subscribe(name)  # pyright: ignore[reportUnknownMemberType]
+                else:
+                    await pubsub.unsubscribe(name)  # pyright: ignore[reportUnknownMemberType]
+            except (RedisError, OSError) as error:
+                self._broken = error
+
+    async def _listen(self) -> None:
+        pause = 0.0
+        while True:
+            try:
+                async with self._connected() as pubsub:
+                    pause = 0.0
+                    await self._dispatch(pubsub)
+            except (RedisError, OSError) as error:
+                if not self._closed:
+                    logger.warning("the event hub lost its connection and takes a new one: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2 or 0.05)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[PubSub]:
+        pubsub: PubSub = self._connection.client.pubsub()  # pyright: ignore[reportUnknownMemberType]
+        try:
+            async with self._sending:
+                names = [self._own_channel, *self._channels]
+                self._unanswered = dict.fromkeys(names, 1)
+                await pubsub.subscribe(*names)  # pyright: ignore[reportUnknownMemberType]
+                self._pubsub = pubsub
+            self._broken = None
+            self._heard_at = time.monotonic()
+            yield pubsub
+        finally:
+            self._pubsub = None
+            for channel in self._channels.values():
+                channel.acknowledged.clear()
+            await pubsub.aclose()
+
+    async def _dispatch(self, pubsub: PubSub) -> None:
+        while True:
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=1.0)  # pyright: ignore[reportUnknownVariableType]
+            if self._broken is not None:
+                raise OSError("a subscription could not be sent") from self._broken
+            if time.monotonic() - self._heard_at > self._silence:
+                raise OSError(f"nothing was heard for {self._silence:g} s")
+            if message is None:
+                continue
+            name: str = message["channel"].decode()
+            if message["type"] == "subscribe":
+                self._answered(name)
+            elif message["type"] == "message":
+                if name == self._own_channel:
+                    self._heard_at = time.monotonic()
+                elif (channel := self._channels.get(name)) is not None:
+                    for subscription in tuple(channel.subscriptions):
+                        subscription.offer(message["data"])
+
+    def _answered(self, name: str) -> None:
+        """The server acknowledged one SUBSCRIBE. It counts once all that were sent are answered: the last one rules."""
+        self._unanswered[name] = self._unanswered.get(name, 1) - 1
+        if self._unanswered[name] > 0:
+            return
+        del self._unanswered[name]
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.acknowledged.set()
+            for subscription in channel.subscriptions:
+                subscription.interrupted()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            if self._pubsub is not None:
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._connection.call("PUBLISH", self._own_channel, b"")

@@ -1,0 +1,131 @@
+"""Keeping the leases of a process alive, from a thread.
+
+A thread, because a job that blocks the event loop must not lose its lease: with a heartbeat on the loop such a job
+ran twice. The thread has a synchronous connection of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Self
+
+import orjson
+import redis
+from redis.exceptions import NoScriptError, RedisError
+
+from pipeserve.runtime.ports import Renewal, WorkerInfo
+from pipeserve.store.connection import connect_blocking, is_outage
+from pipeserve.store.engine import masked
+from pipeserve.store.keys import Keys
+from pipeserve.store.scripts.lease import RENEW, read_renewal, renew_arguments
+
+logger = logging.getLogger(__name__)
+
+BEATS_PER_LEASE = 3
+RETRY_PAUSE = 0.5
+"""Seconds between tries while the store is away: leases must be renewed soon after it is back."""
+MISSED_BEATS = 3
+"""Beats that a worker's record outlives the last one."""
+
+
+class LeaseKeeper:
+    """Renews every job that ``owner`` holds, three times per lease. A context manager: the thread lives inside it.
+
+    ``info`` is asked at each beat for the worker's record, which ``/status`` lists. ``on_lost`` is told the ids of jobs
+    that another owner may take by now, and ``on_cancel`` those that are being canceled, again at each beat: the durable
+    flag behind the lossy signal. All three are called on the keeper's thread and must not block.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        owner: str,
+        lease_seconds: float,
+        info: Callable[[], WorkerInfo] | None = None,
+        *,
+        on_lost: Callable[[str], None] | None = None,
+        on_cancel: Callable[[str], None] | None = None,
+    ) -> None:
+        self._url = url
+        self._keys = keys
+        self._owner = owner
+        self._lease = lease_seconds
+        self._info = info
+        self._on_lost = on_lost
+        self._on_cancel = on_cancel
+        self._held: set[str] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def add(self, job_id: str) -> None:
+        """Renew this job from now on. Any thread."""
+        with self._lock:
+            self._held.add(job_id)
+
+    def discard(self, job_id: str) -> None:
+        """Renew it no more: it has ended or was given back. Any thread."""
+        with self._lock:
+            self._held.discard(job_id)
+
+    def _run(self) -> None:
+        beat = self._lease / BEATS_PER_LEASE
+        client = connect_blocking(self._url, read_timeout=max(1.0, min(beat, 5.0)))
+        try:
+            away = False
+            while True:
+                try:
+                    self._act(self._renew(client, beat))
+                    away = False
+                except (RedisError, OSError) as error:
+                    if not is_outage(error):
+                        logger.exception("leases could not be renewed")
+                    elif not away:
+                        logger.warning("leases can't be renewed: %s is away: %s", masked(self._url), error)
+                    away = True
+                if self._stop.wait(min(beat, RETRY_PAUSE) if away else beat):
+                    return
+        finally:
+            client.close()
+
+    def _renew(self, client: redis.Redis, beat: float) -> Renewal:
+        with self._lock:
+            held = tuple(self._held)
+        info = b"" if self._info is None else orjson.dumps(asdict(self._info()))
+        arguments = (
+            self._keys.prefix,
+            0,
+            0,
+            round(self._lease * 1000),
+            *renew_arguments(self._owner, info, MISSED_BEATS * max(beat, 1.0), held),
+        )
+        send: Any = client.execute_command  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        try:
+            reply = send("EVALSHA", RENEW.sha, 1, *arguments)
+        except NoScriptError:
+            reply = send("EVAL", RENEW.source, 1, *arguments)
+        return read_renewal(reply)
+
+    def _act(self, renewal: Renewal) -> None:
+        for job_id in renewal.lost:
+            with self._lock:
+                held = job_id in self._held
+                self._held.discard(job_id)
+            # A job that was discarded while the beat was on its way has ended; it is not lost.
+            if held and self._on_lost is not None:
+                self._on_lost(job_id)
+        if self._on_cancel is not None:
+            for job_id in renewal.canceling:
+                self._on_cancel(job_id)

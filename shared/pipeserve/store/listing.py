@@ -1,0 +1,108 @@
+"""Pages of job ids from the indexes.
+
+A cursor names the last job of its page by creation time and id, so jobs that come or go meanwhile shift nothing.
+Labels are compared in this process, chunk by chunk: the server is never held for the whole of a long list.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeserve.errors import BadRequestError
+from pipeserve.runtime.ports import JobQuery
+from pipeserve.store.connection import Connection
+from pipeserve.store.keys import Keys
+
+CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class IdPage:
+    """The ids of one page, newest first."""
+
+    job_ids: list[str]
+    total: int
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Position:
+    """A place in an index; greater is newer."""
+
+    created_ms: float
+    job_id: str
+
+    def encode(self) -> str:
+        return urlsafe_b64encode(f"{self.created_ms!r}:{self.job_id}".encode()).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, cursor: str) -> _Position:
+        try:
+            text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+            created, _, job_id = text.partition(":")
+            return cls(float(created), job_id)
+        except (binascii.Error, ValueError):
+            raise BadRequestError(f"cursor: {cursor!r} is not one that this service gave") from None
+
+
+async def list_page(connection: Connection, keys: Keys, query: JobQuery) -> IdPage:
+    """The page that ``query`` asks for."""
+    index = keys.jobs if query.status is None else keys.status(query.status)
+    after = _Position.decode(query.cursor) if query.cursor is not None else None
+    found: list[_Position] = []
+    if query.labels:
+        every = [position async for position in _scan(connection, index)]
+        matching = await _with_labels(connection, keys, every, query)
+        total = len(matching)
+        found = [position for position in matching if after is None or position < after][: query.limit + 1]
+    else:
+        total = await connection.call("ZCARD", index)
+        async for position in _scan(connection, index, after):
+            found.append(position)
+            if len(found) > query.limit:
+                break
+    page, more = found[: query.limit], len(found) > query.limit
+    return IdPage(
+        job_ids=[position.job_id for position in page],
+        total=total,
+        next_cursor=page[-1].encode() if more and page else None,
+    )
+
+
+async def _scan(connection: Connection, index: str, after: _Position | None = None) -> AsyncIterator[_Position]:
+    """All of ``index`` that is older than ``after``, newest first."""
+    newest: Any = "+inf" if after is None else after.created_ms
+    offset = 0
+    while True:
+        rows: list[tuple[bytes, float]] = await connection.call(
+            "ZREVRANGEBYSCORE", index, newest, "-inf", "WITHSCORES", "LIMIT", offset, CHUNK, withscores=True
+        )
+        for job_id, created in rows:
+            position = _Position(created, job_id.decode())
+            if after is None or position < after:
+                yield position
+        if len(rows) < CHUNK:
+            return
+        offset += CHUNK
+
+
+async def _with_labels(
+    connection: Connection, keys: Keys, positions: list[_Position], query: JobQuery
+) -> list[_Position]:
+    wanted = dict(query.labels).items()
+    matching: list[_Position] = []
+    for start in range(0, len(positions), CHUNK):
+        chunk = positions[start : start + CHUNK]
+        found = await connection.call("HMGET", keys.labels, *(position.job_id for position in chunk))
+        matching += [
+            position
+            for position, labels in zip(chunk, found, strict=True)
+            if labels is not None and wanted <= orjson.loads(labels).items()
+        ]
+    return matching

@@ -1,0 +1,101 @@
+"""The contract suite's stores: the memory twin, and Valkey."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.contracts.stores import DEPLOYMENT, Ports
+
+from pipeserve.runtime.memory import MemoryStore
+from pipeserve.settings import StoreSettings
+from pipeserve.store import open_store
+
+LOG_MAX = 300
+QUEUE_MAX = 50
+
+
+class MovableClock:
+    """Real time, plus what a test adds."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
+    """The ports of one fresh deployment."""
+    if request.param == "memory":
+        yield _memory()
+        return
+    settings = StoreSettings.from_environment(
+        redis_url=request.getfixturevalue("store_url"),
+        event_log_max=LOG_MAX,
+        max_queue_size=QUEUE_MAX,
+        lease_seconds=30.0,
+    )
+    async with open_store(settings) as store, store.deployment(DEPLOYMENT) as opened:
+        redis: Any = opened.redis  # redis-py types its asyncio replies as if they were not
+
+        async def expire_leases() -> None:
+            # As if the leases had begun that much earlier; the server's clock can't be moved.
+            for job_id in await redis.zrange(opened.keys.running, 0, -1):
+                await redis.zadd(opened.keys.running, {job_id: 1}, xx=True)
+
+        async def everything() -> bytes:
+            found: list[bytes] = []
+            async for key in redis.scan_iter():
+                found += [key, await redis.dump(key) or b""]
+                kind = await redis.type(key)
+                if kind == b"hash":
+                    found += [part for pair in (await redis.hgetall(key)).items() for part in pair]
+                elif kind == b"stream":
+                    found += [entry[b"d"] for _, entry in await redis.xrange(key)]
+            return b"\n".join(found)
+
+        yield Ports(
+            ledger=opened.ledger,
+            log=opened.log,
+            signals=opened.signals,
+            operations=opened.operations,
+            registry=store.registry,
+            expire_leases=expire_leases,
+            everything=everything,
+            close=opened.log.close,
+            event_log_max=LOG_MAX,
+            max_queue_size=QUEUE_MAX,
+        )
+
+
+def _memory() -> Ports:
+    clock = MovableClock()
+    store = MemoryStore(clock=clock, lease_seconds=30.0, event_log_max=LOG_MAX, max_queue_size=QUEUE_MAX)
+
+    async def expire_leases() -> None:
+        clock.ahead += 31.0
+
+    async def everything() -> bytes:
+        state = store.ledger._state
+        return b"\n".join(
+            part
+            for record in state.all()
+            for part in (record.parameters or b"", *(entry.body for entry in record.events))
+        )
+
+    return Ports(
+        ledger=store.ledger,
+        log=store.log,
+        signals=store.signals,
+        operations=store.operations,
+        registry=store.registry,
+        expire_leases=expire_leases,
+        everything=everything,
+        close=store.log.close,
+        event_log_max=LOG_MAX,
+        max_queue_size=QUEUE_MAX,
+    )

@@ -1,0 +1,92 @@
+"""Finding jobs, and the figures over all of them."""
+
+from __future__ import annotations
+
+import pytest
+from tests.contracts.stores import NO_VIEW, Ports, new_job, outcome
+
+from pipeserve.errors import BadRequestError
+from pipeserve.jobs import JobStatus
+from pipeserve.runtime.ports import JobQuery
+
+
+async def found(ports: Ports, query: JobQuery) -> tuple[list[str], int]:
+    page = await ports.ledger.find(query)
+    return [job.job_id for job in page.jobs], page.total
+
+
+async def test_jobs_are_found_newest_first_by_status_and_labels(ports: Ports) -> None:
+    red, blue, plain = new_job(labels={"team": "red", "tier": "1"}), new_job(labels={"team": "blue"}), new_job()
+    for job in (red, blue, plain):
+        await ports.ledger.submit(job)
+    await ports.ledger.claim("owner", 1)
+    assert await found(ports, JobQuery()) == ([plain.job_id, blue.job_id, red.job_id], 3)
+    assert await found(ports, JobQuery(status=JobStatus.RUNNING)) == ([red.job_id], 1)
+    assert await found(ports, JobQuery(status=JobStatus.FAILED)) == ([], 0)
+    assert await found(ports, JobQuery(labels={"team": "red"})) == ([red.job_id], 1)
+    assert await found(ports, JobQuery(labels={"team": "red", "tier": "2"})) == ([], 0)
+    assert await found(ports, JobQuery(status=JobStatus.PENDING, labels={"team": "red"})) == ([], 0)
+
+
+@pytest.mark.parametrize("labels", [{}, {"kind": "test"}])
+async def test_pages_follow_each_other_without_hole_or_repeat_while_jobs_come(
+    ports: Ports, labels: dict[str, str]
+) -> None:
+    jobs = [new_job(labels={"kind": "test"}) for _ in range(25)]
+    for job in jobs:
+        await ports.ledger.submit(job)
+    seen: list[str] = []
+    cursor: str | None = None
+    for expected_total in (25, 26, 27):
+        page = await ports.ledger.find(JobQuery(labels=labels, limit=10, cursor=cursor))
+        assert page.total == expected_total
+        seen += [job.job_id for job in page.jobs]
+        cursor = page.next_cursor
+        await ports.ledger.submit(new_job(labels={"kind": "test"}))
+    assert cursor is None
+    assert seen == [job.job_id for job in reversed(jobs)]
+
+
+async def test_a_cursor_that_is_none_is_refused(ports: Ports) -> None:
+    for cursor in ("nonsense", "!", "é"):
+        with pytest.raises(BadRequestError):
+            await ports.ledger.find(JobQuery(cursor=cursor))
+
+
+async def test_a_fresh_deployment_has_empty_figures(ports: Ports) -> None:
+    figures = await ports.operations.figures()
+    assert (figures.completed, figures.failed, figures.canceled, figures.queue_depth) == (0, 0, 0, 0)
+    assert (figures.oldest_job_age, figures.last_execution, dict(figures.latency)) == (0.0, None, {})
+    assert set(figures.jobs_by_status) == {status.value for status in JobStatus}
+    assert list(figures.workers) == []
+
+
+async def test_figures_count_what_happened(ports: Ports) -> None:
+    ends = [JobStatus.COMPLETED, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.TIMED_OUT, JobStatus.CANCELED]
+    for status in ends:
+        job = new_job()
+        await ports.ledger.submit(job)
+        await ports.ledger.claim("owner", 1)
+        ended = outcome(job.job_id, status=status, latencies={"async": [0.1] * 98 + [2.0, 2.0], "pickup": [0.001]})
+        await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, ended)
+    for _ in range(3):
+        await ports.ledger.submit(new_job())
+    await ports.ledger.claim("owner", 1)
+
+    figures = await ports.operations.figures()
+    assert (figures.completed, figures.failed, figures.canceled) == (2, 2, 1)
+    assert figures.execution_seconds == pytest.approx(0.5)
+    assert figures.queue_depth == 2
+    assert 0 <= figures.oldest_job_age < 5
+    assert figures.last_execution is not None
+    assert figures.jobs_by_status["completed"] == 2
+    assert figures.jobs_by_status["running"] == 1
+    assert figures.jobs_by_status["pending"] == 2
+    assert figures.latency["async"].p50 == pytest.approx(0.1, rel=0.1)
+    assert figures.latency["async"].p99 == pytest.approx(2.0, rel=0.1)
+    assert figures.latency["pickup"].p95 == pytest.approx(0.001, rel=0.1)
+
+
+async def test_a_store_that_is_fit_has_no_findings_and_says_what_it_is(ports: Ports) -> None:
+    assert await ports.operations.check() == []
+    assert ports.operations.describe()["kind"] in ("memory", "redis")
