@@ -1,0 +1,64 @@
+"""``python -m pipeserve_api``: one deployment over HTTP, configured by the environment alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from contextlib import nullcontext
+
+import uvloop
+
+from pipeserve.errors import PipeserveError
+from pipeserve_api import parent
+from pipeserve_api.app import create_app
+from pipeserve_api.drain import Drain
+from pipeserve_api.log import configure_logging
+from pipeserve_api.processes import bound_socket, inherited_socket, listen, serve_in_processes
+from pipeserve_api.server import Server, server_config
+from pipeserve_api.services import open_services
+from pipeserve_api.settings import ApiSettings
+
+_log = logging.getLogger("pipeserve_api")
+
+
+def main() -> int:
+    """Serve until told to stop. Returns the exit code: 0 after SIGTERM or Ctrl-C, 2 when it can't start."""
+    parent.follow_parent()
+    try:
+        settings = ApiSettings.from_environment()
+        settings.deployment.required()
+        configure_logging(settings.log.level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings))
+    except PipeserveError as error:
+        sys.stderr.write(f"pipeserve_api: {error}\n")
+        return 2
+    except KeyboardInterrupt:  # before the server took the signal over
+        return 0
+
+
+async def _serve(settings: ApiSettings) -> int:
+    shared = inherited_socket()
+    if shared is None and settings.service.workers > 1:
+        return await serve_in_processes(settings)
+    drain = Drain()
+    with shared or bound_socket(settings.service) as listener:
+        async with open_services(settings, drain) as services:
+            # Opened before the server, so that what can't start says so in one line, not in a lifespan's traceback.
+            app = create_app(lambda _drain: nullcontext(services), settings.service, drain)
+            server = Server(
+                server_config(app, settings.service),
+                drain,
+                busy=lambda: services.runtime.active,
+                grace=settings.drain_seconds,
+            )
+            url = listen(listener)
+            _log.info("serving", extra={"url": url, "deployment_id": services.deployment.id})
+            await server.serve([listener])
+    _log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Makes the ASGI application. It opens nothing by itself: its services come from an opener, in the lifespan."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from pipeserve.settings import ServiceSettings
+from pipeserve_api import openapi, problems
+from pipeserve_api.auth import KeyMiddleware
+from pipeserve_api.drain import Drain
+from pipeserve_api.routes import invoke, jobs, operations, streams
+from pipeserve_api.services import ServicesOpener
+
+
+def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain | None = None) -> FastAPI:
+    """The application of one deployment.
+
+    ``opener`` opens its services when the server starts it. Whoever stops the server begins ``drain`` first, so that
+    open streams end (:class:`pipeserve_api.server.Server` does).
+    """
+    drain = Drain() if drain is None else drain
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
+        async with opener(drain) as services:
+            openapi.describe(app, services.deployment, services.definition)
+            yield {"services": services}
+            drain.begin()  # under a server that does not
+
+    app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan)
+    app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
+    for module in (jobs, streams, operations):
+        app.include_router(module.router)
+    problems.install(app)
+    if settings.auth_key is not None:
+        app.add_middleware(KeyMiddleware, key=settings.auth_key.get_secret_value())
+    return app

@@ -1,0 +1,103 @@
+"""Where a job is looked up: among this process's own runs first, then in the store.
+
+A synchronous run reaches the store in the background (and never, when it is memory-only), so for a moment only the
+process that runs it knows it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from pipeserve.errors import NotFoundError
+from pipeserve.events import is_terminal
+from pipeserve.jobs import Job, is_job_id
+from pipeserve.runtime.inline import InlineRuns
+from pipeserve.runtime.ports import Cancellation, EventLog, JobLedger, LogEntry, LogGap
+from pipeserve.runtime.run_log import RunLog
+
+
+class JobLog(ABC):
+    """One job's log, wherever it is kept."""
+
+    @abstractmethod
+    async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
+        """What follows number ``after``, at most ``limit`` entries. Empty: nothing yet."""
+
+    @abstractmethod
+    def follow(self, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
+        """All that follows ``after``, as it happens; it ends after the terminal event."""
+
+    async def ended(self, *, after: int) -> bool:
+        """Wait until the job has ended; ``after`` is a number before its end. False: the log was closed first."""
+        async with self.follow(after=after) as entries:
+            async for entry in entries:
+                if isinstance(entry, LogEntry) and is_terminal(entry.body):
+                    return True
+        return False
+
+
+class StoredLog(JobLog):
+    """A log in the store."""
+
+    def __init__(self, log: EventLog, job_id: str) -> None:
+        self._log = log
+        self._job_id = job_id
+
+    async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
+        return await self._log.read(self._job_id, after=after, limit=limit)
+
+    def follow(self, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
+        return self._log.follow(self._job_id, after=after)
+
+
+class LocalLog(JobLog):
+    """The log of a run of this process."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
+        return self._log.read(after, limit)
+
+    def follow(self, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
+        return self._log.follow(after=after)
+
+
+class JobLookup:
+    """Finds jobs of one deployment by id. Every method raises NotFoundError for an id that no job has."""
+
+    def __init__(self, inline: InlineRuns, ledger: JobLedger, log: EventLog) -> None:
+        self._inline = inline
+        self._ledger = ledger
+        self._log = log
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it is now. Raises StoreUnavailableError too."""
+        if not is_job_id(job_id):
+            raise _unknown(job_id)
+        job = self._inline.get(job_id) or await self._ledger.get(job_id)
+        if job is None:
+            raise _unknown(job_id)
+        return job
+
+    def log_of(self, job_id: str) -> JobLog:
+        """The log of a job that :meth:`get` has found."""
+        run = self._inline.find(job_id)
+        return StoredLog(self._log, job_id) if run is None else LocalLog(run.log)
+
+    async def cancel(self, job_id: str, *, reason: str | None, by: str | None) -> Cancellation:
+        """End the job, or ask whoever runs it to stop. Raises StoreUnavailableError too."""
+        if not is_job_id(job_id):
+            raise _unknown(job_id)
+        found = self._inline.cancel(job_id, reason=reason, by=by)
+        if found is None:
+            found = await self._ledger.cancel(job_id, reason=reason, by=by)
+        if found is None:
+            raise _unknown(job_id)
+        return found
+
+
+def _unknown(job_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no job {job_id[:80]!r} here. It never was, or its record has expired.")

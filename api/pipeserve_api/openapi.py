@@ -1,0 +1,142 @@
+"""The OpenAPI document: FastAPI's own, with ``/invoke`` described by the schemas of the pipeline that is served."""
+
+from __future__ import annotations
+
+from functools import partial
+from http import HTTPStatus
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from pipeserve.errors import Problem
+from pipeserve.sdk.definition import PipelineDefinition
+from pipeserve.sdk.deployment import Deployment
+from pipeserve_api.models import Accepted, InvocationResult
+from pipeserve_api.schemas import InvocationOptions
+
+_REF = "#/components/schemas/{model}"
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+_INVOKE_FAILURES = (400, 409, 413, 422, 429, 500, 503, 504)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that can fail with these statuses."""
+    return {status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM} for status in statuses}
+
+
+def describe(app: FastAPI, deployment: Deployment, definition: PipelineDefinition) -> None:
+    """Make ``app`` show the document of this deployment. It is made at the first look."""
+    app.openapi = partial(_document, app, deployment, definition)
+
+
+def _document(app: FastAPI, deployment: Deployment, definition: PipelineDefinition) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=definition.name,
+            version=app.version,
+            openapi_version="3.1.0",
+            description=deployment.description or f"The pipeline {definition.name!r}, served by pipeserve.",
+            routes=app.routes,
+        )
+        schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (Problem, InvocationResult, Accepted):
+            _add(schemas, model.__name__, model.model_json_schema(mode="serialization", ref_template=_REF))
+        _replace_validation_errors(document["paths"], schemas)
+        document["paths"] = {"/invoke": {"post": _invoke(schemas, deployment, definition)}, **document["paths"]}
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """FastAPI adds its own 422 to each route that takes something; here that is a problem like any other."""
+    for path in paths.values():
+        for operation in path.values():
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = problems(422)[422]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+
+
+def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: PipelineDefinition) -> dict[str, Any]:
+    _add(schemas, "Parameters", definition.input_schema(), prefix=f"{definition.name}.")
+    _add(schemas, "Outputs", definition.output_schema(), prefix=f"{definition.name}.")
+    body = InvocationOptions.model_json_schema(ref_template=_REF)
+    parameters_required = ["parameters"] if definition.input_schema().get("required") else []
+    _add(
+        schemas,
+        "Invocation",
+        body
+        | {
+            "title": "Invocation",
+            "properties": {"parameters": {"$ref": _REF.format(model="Parameters")}, **body["properties"]},
+            "required": parameters_required,
+        },
+    )
+    result = schemas["InvocationResult"]
+    result["properties"]["outputs"] = {"$ref": _REF.format(model="Outputs")}
+    return {
+        "tags": ["invoke"],
+        "summary": f"Run {definition.name}",
+        "description": deployment.description or "",
+        "operationId": "invoke",
+        "parameters": [
+            {
+                "name": "mode",
+                "in": "query",
+                "description": "async: answer 202 at once, and let a worker run the job.",
+                "schema": {"type": "string", "enum": ["sync", "async"], "default": "sync"},
+            },
+            {
+                "name": "Prefer",
+                "in": "header",
+                "description": "respond-async, and wait=SECONDS after which a 202 is preferred (RFC 7240).",
+                "schema": {"type": "string"},
+            },
+        ],
+        "requestBody": {
+            "required": bool(parameters_required),
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model="Invocation")}}},
+        },
+        "responses": {
+            "200": {
+                "description": "The outputs; or the run's events, if Accept asks for them",
+                "content": {
+                    "application/json": {"schema": {"$ref": _REF.format(model="InvocationResult")}},
+                    "text/event-stream": {"schema": {"type": "string"}},
+                },
+            },
+            "202": {
+                "description": "The job goes on; follow its links",
+                "headers": {"Location": {"schema": {"type": "string"}}},
+                "content": {"application/json": {"schema": {"$ref": _REF.format(model="Accepted")}}},
+            },
+            **{str(status): response for status, response in problems(*_INVOKE_FAILURES).items()},
+        },
+    }
+
+
+def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any], *, prefix: str = "") -> None:
+    """Add ``schema`` under ``name``, and the definitions that it brings along under theirs, after ``prefix``.
+
+    The prefix keeps an author's ``Job`` or ``Problem`` apart from the service's.
+    """
+    schemas[name] = _hoisted(schema, schemas, prefix)
+
+
+def _hoisted(schema: Any, schemas: dict[str, Any], prefix: str) -> Any:
+    """``schema`` with its definitions moved to ``schemas``, and its references pointing there."""
+    if isinstance(schema, list):
+        return [_hoisted(value, schemas, prefix) for value in cast(list[Any], schema)]
+    if not isinstance(schema, dict):
+        return schema
+    hoisted: dict[str, Any] = {}
+    for key, value in cast(dict[str, Any], schema).items():
+        if key == "$defs":
+            for inner, definition in value.items():
+                schemas.setdefault(prefix + inner, _hoisted(definition, schemas, prefix))
+        elif key == "$ref" and isinstance(value, str):
+            hoisted[key] = value.replace("#/$defs/", f"#/components/schemas/{prefix}")
+        else:
+            hoisted[key] = _hoisted(value, schemas, prefix)
+    return hoisted

@@ -1,0 +1,144 @@
+"""The jobs: list, look, wait, cancel, fetch the result, read the log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pipeserve.errors import AlreadyFinishedError
+from pipeserve.events import is_terminal, number
+from pipeserve.jobs import Job, JobPage, JobStatus
+from pipeserve.runtime.ports import JobQuery, LogEntry, LogGap
+from pipeserve_api import answers
+from pipeserve_api.attend import Interruption, attend
+from pipeserve_api.dependencies import AfterSeq, ServicesDep, WaitSeconds
+from pipeserve_api.lookup import JobLog
+from pipeserve_api.models import Accepted, Canceled, EventPage, InvocationResult
+from pipeserve_api.openapi import problems
+from pipeserve_api.problems import problem_of_run, problem_response
+
+router = APIRouter(tags=["jobs"])
+JSON = "application/json"
+EVENTS_LIMIT = 1000
+
+
+@router.get("/jobs", response_model=JobPage, responses=problems(400, 422, 503), summary="List jobs, newest first")
+async def list_jobs(
+    request: Request,
+    services: ServicesDep,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
+) -> Response:
+    """Filter by label with ``label.NAME=VALUE``; several must all match."""
+    labels = {
+        name.removeprefix("label."): value for name, value in request.query_params.items() if name.startswith("label.")
+    }
+    page = await services.ledger.find(JobQuery(status=status, labels=labels, limit=limit, cursor=cursor))
+    return Response(page.model_dump_json(), media_type=JSON)
+
+
+@router.get("/jobs/{job_id}", response_model=Job, responses=problems(404, 422, 503), summary="Show a job")
+async def get_job(request: Request, job_id: str, services: ServicesDep, wait: WaitSeconds = 0) -> Response:
+    """With ``wait``, answers when the job has ended, or as it is after so many seconds."""
+    job = await services.jobs.get(job_id)
+    if wait > 0 and not job.status.terminal:
+        log = services.jobs.log_of(job_id)
+        await attend(log.ended(after=job.last_seq), seconds=wait, receive=request.receive, drain=services.drain)
+        # A memory-only run is gone once it has ended; its caller has the result.
+        job = await services.jobs.get(job_id)
+    headers = None if job.status.terminal else answers.RETRY_AFTER
+    return Response(job.model_dump_json(), headers=headers, media_type=JSON)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    response_model=Canceled,
+    responses=problems(404, 409, 503),
+    summary="Cancel a job",
+)
+async def cancel_job(
+    request: Request,
+    job_id: str,
+    services: ServicesDep,
+    reason: Annotated[str | None, Query(max_length=500, description="Kept with the job.")] = None,
+) -> Response:
+    """Harmless to repeat. A job that ended otherwise is 409; ``job_status`` then says how it ended."""
+    found = await services.jobs.cancel(job_id, reason=reason, by="caller")
+    if found.already_finished and found.status is not JobStatus.CANCELED:
+        error = AlreadyFinishedError(f"The job has already ended as {found.status.value}.", job_id=job_id)
+        problem = error.problem(instance=request.url.path)
+        return problem_response(problem, extensions={"job_status": found.status.value})
+    stopped = found.status is JobStatus.CANCELED
+    message = (
+        "The job is canceled." if stopped else "The job was asked to stop; it is canceled once its work has stopped."
+    )
+    body = {"job_id": job_id, "status": found.status.value, "message": message, "cancelled": True}
+    return Response(orjson.dumps(body), 202, media_type=JSON)
+
+
+@router.get(
+    "/jobs/{job_id}/result",
+    response_model=InvocationResult,
+    responses={202: {"model": Accepted, "description": "Not ended yet"}, **problems(404, 409, 410, 500, 503, 504)},
+    summary="Fetch a job's result",
+)
+async def get_result(request: Request, job_id: str, services: ServicesDep) -> Response:
+    """The same answer as a synchronous call's; 202 while the job runs; its problem, with its status, if it failed."""
+    job = await services.jobs.get(job_id)
+    if not job.status.terminal:
+        body = answers.accepted(job_id, status=job.status, queue_position=job.queue_position)
+        return Response(body, 202, answers.RETRY_AFTER, JSON)
+    if job.status is not JobStatus.COMPLETED:
+        return problem_response(problem_of_run(job.status, job.error, job_id=job_id, instance=request.url.path))
+    body = answers.completed_job(
+        job, applied=list(job.parameters or {}), deployment=services.deployment, definition=services.definition
+    )
+    return Response(body, media_type=JSON)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=EventPage,
+    responses=problems(404, 422, 503),
+    summary="Read a job's log",
+)
+async def get_events(
+    request: Request, job_id: str, services: ServicesDep, after: AfterSeq = 0, wait: WaitSeconds = 0
+) -> Response:
+    """Pass ``next`` as ``after`` to go on; ``done`` says that nothing will follow. ``gaps`` names what was trimmed."""
+    job = await services.jobs.get(job_id)
+    log = services.jobs.log_of(job_id)
+    entries = await log.read(after=after, limit=EVENTS_LIMIT)
+    if not entries and wait > 0 and not job.status.terminal:
+        news = await attend(_news(log, after), seconds=wait, receive=request.receive, drain=services.drain)
+        entries = [] if isinstance(news, Interruption) else news
+    done = job.status.terminal and not entries
+    events: list[bytes] = []
+    gaps: list[dict[str, Any]] = []
+    position = after
+    for entry in entries:
+        if isinstance(entry, LogGap):
+            gaps.append({"from": entry.first, "to": entry.last, "reason": entry.reason})
+            position = entry.last
+        else:
+            events.append(number(entry.seq, entry.body))
+            position = entry.seq
+            done = is_terminal(entry.body)
+    page: dict[str, Any] = {"events": [orjson.Fragment(event) for event in events], "next": position, "done": done}
+    if gaps:
+        page["gaps"] = gaps
+    return Response(orjson.dumps(page), headers=None if done else answers.RETRY_AFTER, media_type=JSON)
+
+
+async def _news(log: JobLog, after: int) -> list[LogEntry | LogGap]:
+    """What follows ``after``, once anything does."""
+    async with log.follow(after=after) as entries:
+        async for _ in entries:
+            break
+    return await log.read(after=after, limit=EVENTS_LIMIT)

@@ -1,0 +1,81 @@
+"""uvicorn, ending in the right order: no new connections, then streams, then running calls, then the rest.
+
+uvicorn alone waits for open responses before anything of the application is told, so a stream would hold it up for
+ever. Its command line can't be taught otherwise; its ``Server`` can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from pipeserve.settings import ServiceSettings
+from pipeserve_api.drain import Drain
+
+CONNECTION_GRACE = 2
+"""Seconds that connections have to close once nothing runs any more. A reader that has stalled is cut then."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    """How the service listens."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=CONNECTION_GRACE,
+    )
+
+
+class Server(uvicorn.Server):
+    """A server that drains. ``busy``: how many calls run; they have ``grace`` seconds (after Ctrl-C: two at most)."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, *, busy: Callable[[], int], grace: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._busy = busy
+        self._grace = grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End in order."""
+        for server in self.servers:
+            server.close()
+        self._drain.begin()
+        deadline = time.monotonic() + self._grace
+        # The runtime has a count of its runs, and no event for its return to zero.
+        while self._busy() and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """A signal asks to stop. After Ctrl-C somebody waits at a terminal."""
+        if sig == signal.SIGINT:
+            self._grace = min(self._grace, CONNECTION_GRACE)
+        super().handle_exit(sig, frame)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Like uvicorn's, but a signal that was served is not raised again: a clean end is exit code 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

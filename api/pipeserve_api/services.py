@@ -1,0 +1,195 @@
+"""Everything that an API process has open, as one frozen value, and how it comes to be.
+
+There are two ways in: :func:`open_services` starts from settings, as ``python -m pipeserve_api`` does;
+:func:`services_over` takes a pipeline and a store, for tests and for a service inside another program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeserve.errors import ConfigurationError, StoreUnavailableError
+from pipeserve.runtime.inline import InlineRuns
+from pipeserve.runtime.ports import CancelSignals, DeploymentRegistry, EventLog, JobLedger, Leases, Operations
+from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.sdk.definition import PipelineDefinition
+from pipeserve.sdk.deployment import Deployment
+from pipeserve.sdk.pipeline import Pipeline
+from pipeserve.sdk.target import load_target
+from pipeserve_api.attend import cancel_all
+from pipeserve_api.drain import Drain
+from pipeserve_api.lookup import JobLookup
+from pipeserve_api.schemas import InvocationReader
+from pipeserve_api.settings import ApiSettings
+
+SIGNALS_RETRY = 1.0
+"""Seconds between tries to listen for cancels while the store is away."""
+
+
+class Backend(Protocol):
+    """One deployment's part of a store."""
+
+    @property
+    def ledger(self) -> JobLedger: ...
+    @property
+    def log(self) -> EventLog: ...
+    @property
+    def signals(self) -> CancelSignals: ...
+    @property
+    def operations(self) -> Operations: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with. It lives from the start of the process to its end."""
+
+    settings: ApiSettings
+    deployment: Deployment
+    definition: PipelineDefinition
+    invocations: InvocationReader
+    runtime: RealtimeRuntime
+    inline: InlineRuns
+    ledger: JobLedger
+    log: EventLog
+    operations: Operations
+    jobs: JobLookup
+    drain: Drain
+    started_at: float = field(default_factory=time.time)
+    """Unix time in seconds."""
+
+
+ServicesOpener = Callable[[Drain], AbstractAsyncContextManager[Services]]
+"""Opens the services of one application, which end their waits when the given drain begins."""
+
+
+@asynccontextmanager
+async def open_services(settings: ApiSettings, drain: Drain) -> AsyncGenerator[Services]:
+    """Open the store, load the deployment and its code, and start the runtime. All is closed in reverse.
+
+    Raises ConfigurationError when there is no such deployment, or the code is not what was deployed; TargetError when
+    it can't be loaded; StoreUnavailableError when the store is away.
+    """
+    from pipeserve.store import LeaseKeeper, open_store  # here: a service over memory needs no Redis client
+
+    wanted = settings.deployment.required()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings.store))
+        deployment = await find_deployment(store.registry, wanted)
+        pipeline = load_target(deployment.target).pipeline
+        check_code(deployment, pipeline)
+        backend = await stack.enter_async_context(store.deployment(deployment.id))
+
+        def keeper(owner: str, stop: Callable[[str], None]) -> LeaseKeeper:
+            lease = settings.store.lease_seconds
+            return LeaseKeeper(store.url, backend.keys, owner, lease, on_lost=stop, on_cancel=stop)
+
+        services = _services(settings, deployment, pipeline, backend, drain, keeper)
+        yield await stack.enter_async_context(services)
+
+
+@asynccontextmanager
+async def services_over(
+    pipeline: Pipeline[..., Any], deployment: Deployment, backend: Backend, settings: ApiSettings, drain: Drain
+) -> AsyncGenerator[Services]:
+    """The services of ``pipeline`` over a store that the caller has open, such as a MemoryStore.
+
+    Nobody renews the leases of runs that outlive their callers' wait: the store should not let them run out.
+    """
+    async with _services(settings, deployment, pipeline, backend, drain, None) as services:
+        yield services
+
+
+class _LeaseKeeper(Leases, AbstractContextManager[Any], Protocol):
+    """Keeps leases alive while it is entered."""
+
+
+_MakeKeeper = Callable[[str, Callable[[str], None]], _LeaseKeeper]
+"""From this process's owner token, and what to call (from any thread) with the id of a job that must stop."""
+
+
+@asynccontextmanager
+async def _services(
+    settings: ApiSettings,
+    deployment: Deployment,
+    pipeline: Pipeline[..., Any],
+    backend: Backend,
+    drain: Drain,
+    make_keeper: _MakeKeeper | None,
+) -> AsyncGenerator[Services]:
+    definition = pipeline.definition
+    owner = owner_token()
+    loop = asyncio.get_running_loop()
+    runtime = RealtimeRuntime(definition, settings.runtime)
+
+    def stop(job_id: str) -> None:
+        loop.call_soon_threadsafe(inline.cancel, job_id)
+
+    keeper = make_keeper(owner, stop) if make_keeper is not None else None
+    inline = InlineRuns(runtime, backend.ledger, definition, deployment.id, owner, settings.runtime, keeper)
+    async with AsyncExitStack() as stack:
+        if keeper is not None:
+            stack.enter_context(keeper)
+        await stack.enter_async_context(runtime)
+        await stack.enter_async_context(inline)
+        listening = asyncio.create_task(_obey(backend.signals, inline), name="cancel-signals")
+        stack.push_async_callback(cancel_all, [listening])
+        yield Services(
+            settings=settings,
+            deployment=deployment,
+            definition=definition,
+            invocations=InvocationReader(definition),
+            runtime=runtime,
+            inline=inline,
+            ledger=backend.ledger,
+            log=backend.log,
+            operations=backend.operations,
+            jobs=JobLookup(inline, backend.ledger, backend.log),
+            drain=drain,
+        )
+
+
+async def _obey(signals: CancelSignals, inline: InlineRuns) -> None:
+    """Cancel the runs of this process whose cancel another process has accepted, until the store is closed."""
+    while True:
+        try:
+            async with signals.listen() as job_ids:
+                async for job_id in job_ids:
+                    inline.cancel(job_id)
+                return
+        except StoreUnavailableError:
+            await asyncio.sleep(SIGNALS_RETRY)
+
+
+async def find_deployment(registry: DeploymentRegistry, id_or_name: str) -> Deployment:
+    """The deployment of this id, or the newest of this name. Raises ConfigurationError, saying how to make one."""
+    deployment = await registry.get(id_or_name)
+    if deployment is None:
+        raise ConfigurationError(
+            f"ZENML_PIPELINE_DEPLOYMENT_ID: this store has no deployment {id_or_name!r}. Make one and pass its id:\n"
+            "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy package.module:pipeline)"
+        )
+    return deployment
+
+
+def check_code(deployment: Deployment, pipeline: Pipeline[..., Any]) -> None:
+    """Raises ConfigurationError if the code that is here is not the code that was deployed."""
+    here = pipeline.definition.fingerprint
+    if here != deployment.fingerprint:
+        raise ConfigurationError(
+            f"The code of {deployment.target} has changed since deployment {deployment.id} was made: its fingerprint "
+            f"was {deployment.fingerprint[:12]}, here it is {here[:12]}. Make a new deployment:\n"
+            f"    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy {deployment.target})"
+        )
+
+
+def owner_token() -> str:
+    """Names this process as the owner of the runs that it executes."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

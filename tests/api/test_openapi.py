@@ -1,0 +1,105 @@
+"""The OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel
+from tests.api.harness import serving
+
+from pipeserve.sdk.pipeline import pipeline
+from pipeserve.sdk.step import step
+
+
+class Place(BaseModel):
+    city: str
+
+
+class Job(BaseModel):
+    """Of the same name as one of the service's."""
+
+    title: str
+    place: Place
+
+
+@step
+def hire(job: Job, salary: int = 1) -> Annotated[Job, "hired"]:
+    return job
+
+
+@pipeline
+def employ(job: Job, note: str = ""):
+    """Employs people."""
+    return hire(job)
+
+
+@pytest.fixture
+async def document():
+    async with serving(employ) as service:
+        answer = await service.http.get("/openapi.json")
+        assert answer.status_code == 200
+        yield answer.json()
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        found = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return found.union(*(references(inner) for inner in value.values()))
+    if isinstance(value, list):
+        return set().union(*(references(inner) for inner in value))
+    return set()
+
+
+async def test_the_document_names_the_pipelines_own_parameters_and_outputs(document: dict[str, Any]):
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["title"] == "employ"
+    schemas = document["components"]["schemas"]
+    invoke = document["paths"]["/invoke"]["post"]
+    body = invoke["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/Invocation"}
+    assert schemas["Invocation"]["properties"]["parameters"] == {"$ref": "#/components/schemas/Parameters"}
+    assert {"job", "note", "hire.salary"} <= set(schemas["Parameters"]["properties"])
+    assert schemas["Parameters"]["required"] == ["job"]
+    assert set(schemas["Outputs"]["properties"]) == {"hired"}
+    assert schemas["InvocationResult"]["properties"]["outputs"] == {"$ref": "#/components/schemas/Outputs"}
+
+
+async def test_an_authors_model_does_not_replace_the_services_own(document: dict[str, Any]):
+    schemas = document["components"]["schemas"]
+    assert "title" in schemas["employ.Job"]["properties"]
+    assert "job_id" in schemas["Job"]["properties"]
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, Any]):
+    for reference in references(document):
+        place: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+
+
+async def test_every_route_is_described_with_its_problems(document: dict[str, Any]):
+    routes = {"/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result", "/jobs/{job_id}/events"}
+    routes |= {
+        "/invoke",
+        "/stream/{job_id}",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/info",
+        "/metrics",
+        "/status",
+    }
+    assert set(document["paths"]) == routes
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+
+
+async def test_the_docs_page_shows_the_document():
+    async with serving(employ) as service:
+        answer = await service.http.get("/docs")
+        assert answer.status_code == 200
+        assert "/openapi.json" in answer.text

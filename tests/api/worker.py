@@ -1,0 +1,51 @@
+"""A worker for tests: claims from the store in this process and runs what it finds, one job after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+from tests.api.harness import Served
+
+from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.run import RunRequest
+
+
+@asynccontextmanager
+async def working(served: Served) -> AsyncIterator[None]:
+    """Run the queued jobs of ``served`` until the block ends."""
+    definition = served.services.definition
+    async with RealtimeRuntime(definition, served.services.settings.runtime) as runtime:
+        task = asyncio.create_task(_work(served, runtime))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _work(served: Served, runtime: RealtimeRuntime) -> None:
+    ledger, definition = served.store.ledger, served.services.definition
+    async with served.store.signals.listen() as cancelled:
+        while True:
+            for claim in await ledger.claim("test-worker", 1):
+                bound = definition.parameters.validate(orjson.loads(claim.parameters))
+                request = RunRequest(claim.job_id, claim.attempt, bound, claim.run_name, claim.timeout)
+                async with LiveRecorder(ledger, claim.job_id, claim.attempt, definition) as recorder:
+                    run = runtime.start(request, recorder)
+                    stopper = asyncio.create_task(_stop(cancelled, run))
+                    result = await run.wait()
+                    stopper.cancel()
+                    await recorder.finish(result)
+            await asyncio.sleep(0.005)
+
+
+async def _stop(cancelled: AsyncIterator[str], run) -> None:
+    async for job_id in cancelled:
+        if job_id == run.job_id:
+            run.cancel("asked to")
