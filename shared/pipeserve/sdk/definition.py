@@ -154,11 +154,17 @@ class PipelineDefinition:
     def output_schema(self) -> dict[str, Any]:
         """JSON Schema of an answer's ``outputs``: one property an output, ``{}`` where its type has no schema."""
         named = self.returns if self.dynamic else self.outputs
-        return {
+        adapters = {output.name: adapter for output in named if (adapter := _adapter(output.annotation)) is not None}
+        # All at once, so that the types which outputs share stand once, under "$defs" at the root where "$ref" looks.
+        schemas, shared = TypeAdapter.json_schemas(
+            [(name, "serialization", adapter) for name, adapter in adapters.items()]
+        )
+        schema: dict[str, Any] = {
             "type": "object",
-            "properties": {output.name: _json_schema(output.annotation) for output in named},
+            "properties": {output.name: schemas.get((output.name, "serialization"), {}) for output in named},
             "required": [output.name for output in named],
         }
+        return schema | {"$defs": shared["$defs"]} if "$defs" in shared else schema
 
     def describe_steps(self) -> list[dict[str, Any]]:
         """Each step (static: each call) for people and dashboards."""
@@ -210,8 +216,11 @@ class PipelineDefinition:
         }
 
 
-def _json_schema(annotation: Any) -> dict[str, Any]:
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """The type's adapter, if it has a JSON Schema."""
     try:
-        return TypeAdapter(annotation).json_schema(mode="serialization")
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        adapter.json_schema(mode="serialization")
     except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUndefinedAnnotation):
-        return {}
+        return None
+    return adapter
