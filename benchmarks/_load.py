@@ -1,0 +1,87 @@
+"""A load generator that costs little: raw keep-alive sockets, requests made once, replies not parsed beyond length."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import cast
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one round measured. Latencies are in seconds."""
+
+    requests_per_second: float
+    latencies: list[float]
+
+
+class _Connection(asyncio.Protocol):
+    """One request after another on one socket."""
+
+    def __init__(self, request: bytes, until: float, done: asyncio.Future[list[float]]) -> None:
+        self._request = request
+        self._until = until
+        self._done = done
+        self._buffer = b""
+        self._latencies: list[float] = []
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        lower = head.lower()
+        start = lower.index(b"content-length:") + 15
+        length = int(lower[start:].split(b"\r\n", 1)[0])
+        if len(body) < length:
+            return
+        self._buffer = b""
+        if not head.startswith(b"HTTP/1.1 200"):
+            self._end(RuntimeError((head + b"\n\n" + body).decode(errors="replace")))
+            return
+        now = time.perf_counter()
+        self._latencies.append(now - self._sent)
+        if now < self._until:
+            self._send()
+        else:
+            self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or ConnectionError("closed by the server"))
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._done.done():
+            if error is None:
+                self._done.set_result(self._latencies)
+            else:
+                self._done.set_exception(error)
+        self._transport.close()
+
+
+async def load(port: int, body: bytes, *, seconds: float, connections: int) -> Load:
+    """POST ``body`` to ``/invoke`` over and over. Raises RuntimeError with the reply of the first failed request."""
+    loop = asyncio.get_running_loop()
+    request = (
+        b"POST /invoke HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    started = time.perf_counter()
+    futures = [loop.create_future() for _ in range(connections)]
+    for future in futures:
+        await loop.create_connection(
+            lambda future=future: _Connection(request, started + seconds, future), "127.0.0.1", port
+        )
+    results: list[list[float]] = await asyncio.gather(*futures)
+    elapsed = time.perf_counter() - started
+    latencies = [latency for result in results for latency in result]
+    return Load(len(latencies) / elapsed, latencies)

@@ -1,0 +1,194 @@
+"""One worker process: opens everything that running jobs needs, runs until it is told to stop, and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipeserve.errors import ConfigurationError, DefinitionError, TargetError
+from pipeserve.runtime.ports import JobLedger
+from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.store import WakeUps, open_store
+from pipeserve.store.connection import owner_token
+from pipeserve_worker.cancels import listen_for_cancels
+from pipeserve_worker.drain import StopSignals, drain, leave, stop_signals
+from pipeserve_worker.heartbeat import Heartbeat
+from pipeserve_worker.identity import Identity
+from pipeserve_worker.loading import find_deployment, load_definition
+from pipeserve_worker.log import Log, configure_logging, get_log
+from pipeserve_worker.options import ChildOptions, Options
+from pipeserve_worker.parent import die_with_parent, parent_gone
+from pipeserve_worker.runner import JobRunner
+from pipeserve_worker.worker import JobWorker
+
+#: What this process can't serve however often it tries: the supervisor must not start it again.
+CANNOT_SERVE = (ConfigurationError, TargetError, DefinitionError)
+
+#: Seconds that closing may take once the jobs are over: ``on_cleanup``, connections, idle threads.
+_CLOSE_SECONDS = 10.0
+
+
+def run_child(options: Options, child: ChildOptions) -> int:
+    """Be a worker process until SIGTERM, SIGINT or the supervisor's death; the exit code.
+
+    0: drained. 2: this process can't serve the deployment, and the reason was reported. 1: anything else.
+    """
+    configure_logging(options.log.level)
+    owner = owner_token(os.getpid(), child.nonce)
+    log = get_log(worker=owner)
+    if not die_with_parent(child.parent_pid):
+        return 0
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            code = runner.run(_serve(options, child, owner, log))
+        except CANNOT_SERVE as error:
+            _report(child, str(error))
+            code = 2
+        except Exception:  # whatever else ends the process: say what, and let the supervisor start another
+            log.exception("the worker broke")
+            code = 1
+        return leave(code)  # before the loop closes, which would wait for threads that nothing can stop
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform; asyncio's own loop does the same, slower
+        return None
+    return uvloop.new_event_loop
+
+
+def _report(child: ChildOptions, message: str) -> None:
+    """Tell why this process can't serve: the supervisor, or whoever reads stderr."""
+    if child.report_fd is None:
+        sys.stderr.write(f"pipeserve worker: {message}\n")
+    else:
+        with os.fdopen(child.report_fd, "w") as report:
+            report.write(message)
+
+
+async def _serve(options: Options, child: ChildOptions, owner: str, log: Log) -> int:
+    # An executor that can be shut down without waiting: asyncio's own would wait for an on_init that never returns.
+    executor = ThreadPoolExecutor(thread_name_prefix="worker")
+    asyncio.get_running_loop().set_default_executor(executor)
+    with stop_signals() as stop:
+        watch = asyncio.create_task(_stop_without_parent(child.parent_pid, stop), name="parent")
+        stack = AsyncExitStack()
+        try:
+            async with _given_up_when(stop.asked) as opening:
+                process = await _open(options, owner, log, stack)
+            if opening.expired():
+                return 0
+            return await _work(process, options.worker.drain_seconds, stop, log)
+        finally:
+            watch.cancel()
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await stack.aclose()
+            except TimeoutError:
+                log.warning("closing took too long; leaving all the same", seconds=_CLOSE_SECONDS)
+            executor.shutdown(wait=False)
+
+
+async def _stop_without_parent(parent_pid: int, stop: StopSignals) -> None:
+    await parent_gone(parent_pid)
+    stop.asked.set()
+
+
+@asynccontextmanager
+async def _given_up_when(event: asyncio.Event) -> AsyncGenerator[asyncio.Timeout]:
+    """Abandons its body as soon as ``event`` is set; the scope then says ``expired()``."""
+    loop = asyncio.get_running_loop()
+    scope = asyncio.timeout(None)
+    try:
+        async with scope:
+            watch = asyncio.create_task(event.wait())
+            watch.add_done_callback(lambda task: None if task.cancelled() else scope.reschedule(loop.time()))
+            try:
+                yield scope
+            finally:
+                watch.cancel()
+    except TimeoutError:
+        if not scope.expired():  # the body's own
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What one worker process runs with."""
+
+    worker: JobWorker
+    runner: JobRunner
+    ledger: JobLedger
+
+
+async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -> _Process:
+    """Everything up to the first claim, closed by ``stack`` in reverse."""
+    store = await stack.enter_async_context(open_store(options.store))
+    deployment = await find_deployment(store.registry, options.deployment.required(), log)
+    definition = load_definition(deployment)
+    jobs = await stack.enter_async_context(store.deployment(deployment.id))
+    concurrency = options.worker.concurrency
+    limits = options.runtime.model_copy(update={"max_concurrency": concurrency})
+    runtime = await stack.enter_async_context(RealtimeRuntime(definition, limits))
+    heartbeat = Heartbeat(store.url, jobs.keys, Identity(owner, concurrency), lease_seconds=options.store.lease_seconds)
+    runner = JobRunner(
+        runtime=runtime,
+        definition=definition,
+        ledger=jobs.ledger,
+        deployment_id=deployment.id,
+        leases=heartbeat,
+        log=log,
+    )
+    worker = JobWorker(
+        pool=jobs.redis,
+        keys=jobs.keys,
+        wake_ups=await stack.enter_async_context(WakeUps(store.url, jobs.keys)),
+        source=jobs.ledger,
+        execution=runner,
+        owner=owner,
+        concurrency=concurrency,
+        log=log,
+    )
+    stack.enter_context(heartbeat.beating(on_lost=runner.lose, on_cancel=runner.cancel))
+    await stack.enter_async_context(_background(listen_for_cancels(jobs.signals, runner.cancel, log), "cancels"))
+    log.info(
+        "ready",
+        deployment_id=deployment.id,
+        pipeline=definition.name,
+        concurrency=concurrency,
+        lease_seconds=options.store.lease_seconds,
+    )
+    return _Process(worker, runner, jobs.ledger)
+
+
+async def _work(process: _Process, drain_seconds: float, stop: StopSignals, log: Log) -> int:
+    """Claim and run jobs until asked to stop, then drain."""
+    main = asyncio.create_task(process.worker.async_run(), name="worker")
+    asked = asyncio.create_task(stop.asked.wait(), name="stop")
+    await asyncio.wait([main, asked], return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    process.worker.stop()
+    await asyncio.wait([main])  # a claim on its way still brings jobs
+    await drain(process.worker, process.runner, process.ledger, seconds=drain_seconds, stop=stop, log=log)
+    main.result()
+    return 0
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None], name: str) -> AsyncGenerator[None]:
+    """Runs ``work`` in a task meanwhile."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,54 @@
+"""Finds the deployment that a worker serves and loads its code, or says in words why this process can't serve it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pipeserve.errors import ConfigurationError, StoreUnavailableError
+from pipeserve.runtime.ports import DeploymentRegistry
+from pipeserve.sdk.definition import PipelineDefinition
+from pipeserve.sdk.deployment import Deployment
+from pipeserve.sdk.target import load_target
+from pipeserve_worker.backoff import Backoff
+from pipeserve_worker.log import Log
+
+#: Characters of a fingerprint that a message shows.
+_HEAD = 12
+
+
+async def find_deployment(registry: DeploymentRegistry, id_or_name: str, log: Log) -> Deployment:
+    """The deployment. Waits for a store that is away. Raises ConfigurationError if it holds no such deployment."""
+    backoff = Backoff(0.1, 2.0)
+    while True:
+        try:
+            deployment = await registry.get(id_or_name)
+        except StoreUnavailableError as error:
+            log.warning("waiting for the store", error=str(error))
+            await asyncio.sleep(backoff.next())
+            continue
+        if deployment is None:
+            raise ConfigurationError(
+                f"ZENML_PIPELINE_DEPLOYMENT_ID: the store holds no deployment {id_or_name!r}. "
+                "Make one and pass its id:\n"
+                "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy package.module:pipeline)"
+            )
+        return deployment
+
+
+def load_definition(deployment: Deployment) -> PipelineDefinition:
+    """The deployment's pipeline, from this machine's code.
+
+    Raises TargetError if the code is not here, and ConfigurationError if it is not the code that was deployed: results
+    of one deployment must not depend on which machine has run the job.
+    """
+    definition = load_target(deployment.target).pipeline.definition
+    if definition.fingerprint != deployment.fingerprint:
+        raise ConfigurationError(
+            "A worker refuses a deployment whose code it does not have: "
+            f"deployment {deployment.name!r} ({deployment.id}) was made from code {deployment.fingerprint[:_HEAD]}, "
+            f"and {deployment.target} is {definition.fingerprint[:_HEAD]} here. "
+            "Bring back that code, or serve this code as a new deployment:\n"
+            "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy "
+            f"{deployment.target} --name {deployment.name})"
+        )
+    return definition

@@ -1,0 +1,42 @@
+"""What a worker's command line and environment say, as one value that a supervisor can hand to its children."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeserve.settings import DeploymentSettings, LogSettings, RuntimeSettings, StoreSettings, WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The configuration of a supervisor or of a child."""
+
+    store: StoreSettings
+    runtime: RuntimeSettings
+    worker: WorkerSettings
+    deployment: DeploymentSettings
+    log: LogSettings
+
+    @classmethod
+    def read(
+        cls, *, processes: int | None = None, concurrency: int | None = None, deployment_id: str | None = None
+    ) -> Options:
+        """From the environment; what is given wins. Raises ConfigurationError."""
+        return cls(
+            store=StoreSettings.from_environment(),
+            runtime=RuntimeSettings.from_environment(),
+            worker=WorkerSettings.from_environment(processes=processes, concurrency=concurrency),
+            deployment=DeploymentSettings.from_environment(deployment_id=deployment_id),
+            log=LogSettings.from_environment(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOptions:
+    """What only the supervisor knows of a child."""
+
+    nonce: str
+    """The random part of its owner token."""
+    parent_pid: int
+    report_fd: int | None = None
+    """Where it writes why it can't start, so that the supervisor says it once for all children."""

@@ -1,0 +1,251 @@
+"""Runs one claimed job on the realtime runtime and records what happens, fenced by the job's attempt.
+
+Three things can end a run before its time: a cancel (by signal, or by the ledger's flag that the heartbeat reads), a
+lost lease (another attempt owns the job: stop, and write nothing), and this process's drain (stop, and leave the job
+for another worker).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+
+from pipeserve.errors import InvalidParametersError, Problem, StaleAttemptError, StoreUnavailableError, WorkerLostError
+from pipeserve.events import Event, encode_body
+from pipeserve.jobs import TERMINAL_EVENT_OF, JobStatus
+from pipeserve.runtime.executor import Run
+from pipeserve.runtime.ports import Claim, JobLedger, Outcome, RunView
+from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.run import RunRequest, RunResult
+from pipeserve.sdk.definition import PipelineDefinition
+from pipeserve.sdk.schema import BoundParameters
+from pipeserve_worker.backoff import Backoff
+from pipeserve_worker.log import Log
+
+
+class Leases(Protocol):
+    """Which jobs' leases are kept."""
+
+    def add(self, job_id: str) -> None:
+        """Keep this job's lease from now on."""
+        ...
+
+    def discard(self, job_id: str) -> None:
+        """Keep it no more."""
+        ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this process did, for its log."""
+
+    completed: int = 0
+    failed: int = 0
+    canceled: int = 0
+    fenced: int = 0
+    """Attempts whose end was refused, because another attempt owned the job by then."""
+    handed_back: int = 0
+
+
+@dataclass(slots=True)
+class _Active:
+    """A job in hand."""
+
+    claim: Claim
+    accepted_at: float = field(default_factory=time.monotonic)
+    run: Run | None = None
+    canceling: bool = False
+    lost: bool = False
+
+    def cancel(self, reason: str) -> None:
+        if self.run is not None:
+            self.run.cancel(reason)
+
+
+class JobRunner:
+    """The execution of one worker process: keeps its jobs' leases and runs them. Use it on the loop only."""
+
+    def __init__(
+        self,
+        *,
+        runtime: RealtimeRuntime,
+        definition: PipelineDefinition,
+        ledger: JobLedger,
+        deployment_id: str,
+        leases: Leases,
+        log: Log,
+    ) -> None:
+        self.counters = Counters()
+        self._runtime = runtime
+        self._definition = definition
+        self._ledger = ledger
+        self._deployment_id = deployment_id
+        self._leases = leases
+        self._log = log
+        self._active: dict[str, _Active] = {}
+        self._handing_back = False
+
+    def accept(self, claim: Claim) -> None:
+        """A job was claimed: keep its lease, and remember a cancel that comes before its run starts."""
+        self._active[claim.job_id] = _Active(claim)
+        self._leases.add(claim.job_id)
+
+    def dismiss(self, claim: Claim) -> None:
+        """The job is no longer ours."""
+        active = self._active.get(claim.job_id)
+        if active is not None and active.claim is claim:
+            del self._active[claim.job_id]
+            self._leases.discard(claim.job_id)
+
+    def cancel(self, job_id: str) -> None:
+        """A caller cancels the job: stop its run, if it is here. Repeating it is harmless."""
+        active = self._active.get(job_id)
+        if active is not None and not active.canceling:
+            active.canceling = True
+            active.cancel("canceled by a caller")
+
+    def lose(self, job_id: str) -> None:
+        """The job's lease is lost: another attempt may run by now. Stop, and write nothing."""
+        active = self._active.get(job_id)
+        if active is not None and not active.lost:
+            self._log.warning("lease lost; the run is stopped", job_id=job_id, attempt=active.claim.attempt)
+            active.lost = True
+            active.cancel("another attempt owns the job")
+
+    def hand_back(self) -> None:
+        """This process stops: stop all runs and leave their jobs open, for the ledger to give back."""
+        self._handing_back = True
+        for active in self._active.values():
+            active.cancel("the worker stops")
+
+    async def run(self, claim: Claim) -> None:
+        """Run the job to its end and record that."""
+        active = self._active[claim.job_id]
+        if claim.deployment_id != self._deployment_id:
+            self._give_back_foreign(claim)
+            return
+        try:
+            parameters = self._definition.parameters.validate(orjson.loads(claim.parameters))
+        except InvalidParametersError as error:
+            await self._end_unstarted(active, error.problem(job_id=claim.job_id))
+            return
+        try:
+            await self._run(active, parameters)
+        except StaleAttemptError:
+            self._fenced(claim)
+
+    async def refuse(self, claim: Claim, reason: str) -> None:
+        """End a job as failed that the queue's engine could not start, for ``reason``."""
+        self._log.error("the job can't be started", job_id=claim.job_id, reason=reason)
+        problem = WorkerLostError(f"No worker could start the job: {reason}").problem(job_id=claim.job_id)
+        await self._end_unstarted(self._active[claim.job_id], problem)
+
+    async def _run(self, active: _Active, parameters: BoundParameters) -> None:
+        claim = active.claim
+        request = RunRequest(
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            parameters=parameters,
+            run_name=claim.run_name,
+            timeout=self._runtime.settings.request_timeout if claim.timeout is None else claim.timeout,
+        )
+        recorder = LiveRecorder(self._ledger, claim.job_id, claim.attempt, self._definition)
+        async with recorder:
+            active.run = run = self._runtime.start(request, recorder)
+            if active.canceling or active.lost or self._handing_back:
+                active.cancel("stopped before its start")
+            fence = asyncio.create_task(self._watch_fence(recorder, claim.job_id), name=f"fence-{claim.job_id}")
+            try:
+                result = await run.wait()
+                if active.lost:
+                    raise StaleAttemptError(claim.job_id)
+                if self._handing_back and result.status is JobStatus.CANCELED and not active.canceling:
+                    self.counters.handed_back += 1
+                    return
+                status = await recorder.finish(result, latencies=_latencies(active, result))
+            finally:
+                fence.cancel()
+        self._count(status)
+        self._log.info(
+            "job ended",
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            status=status.value,
+            execution_time=round(result.execution_time, 6),
+            parameters_applied=",".join(result.applied),
+        )
+
+    async def _watch_fence(self, recorder: LiveRecorder, job_id: str) -> None:
+        await recorder.lost.wait()
+        self.lose(job_id)
+
+    async def _end_unstarted(self, active: _Active, problem: Problem) -> None:
+        """Record the job as failed though no step ran; as canceled if a cancel came first."""
+        claim = active.claim
+        backoff = Backoff(0.05, 1.0)
+        status = JobStatus.FAILED
+        while not active.lost:
+            try:
+                if await self._ledger.finish(
+                    claim.job_id, claim.attempt, (), RunView(), _outcome(claim, status, problem)
+                ):
+                    self._count(status)
+                    self._log.info("job ended", job_id=claim.job_id, attempt=claim.attempt, status=status.value)
+                    return
+                status = JobStatus.CANCELED
+            except StaleAttemptError:
+                break
+            except StoreUnavailableError:
+                await asyncio.sleep(backoff.next())
+        self._fenced(claim)
+
+    def _give_back_foreign(self, claim: Claim) -> None:
+        """A job of another deployment: without a lease it goes back to the queue of those that have its code."""
+        self._leases.discard(claim.job_id)
+        self._log.error(
+            "refused a job of another deployment; its lease runs out and another worker takes it",
+            job_id=claim.job_id,
+            deployment_id=claim.deployment_id,
+            own_deployment_id=self._deployment_id,
+        )
+
+    def _fenced(self, claim: Claim) -> None:
+        self.counters.fenced += 1
+        self._log.warning("attempt fenced; nothing was written", job_id=claim.job_id, attempt=claim.attempt)
+
+    def _count(self, status: JobStatus) -> None:
+        if status is JobStatus.COMPLETED:
+            self.counters.completed += 1
+        elif status is JobStatus.CANCELED:
+            self.counters.canceled += 1
+        else:
+            self.counters.failed += 1
+
+
+def _latencies(active: _Active, result: RunResult) -> dict[str, list[float]]:
+    """What this run adds to the service's figures, in seconds."""
+    pickup = max(active.claim.claimed_at - active.claim.created_at, 0.0)
+    latencies = {
+        "async": [pickup + time.monotonic() - active.accepted_at],
+        "step": [step.duration for step in result.steps if step.duration is not None],
+    }
+    if active.claim.attempt == 1:  # later ones have waited for a lease or a backoff, not for a worker
+        latencies["pickup"] = [pickup]
+    return latencies
+
+
+def _outcome(claim: Claim, status: JobStatus, problem: Problem) -> Outcome:
+    error = problem if status is JobStatus.FAILED else None
+    terminal = Event(
+        event_type=TERMINAL_EVENT_OF[status],
+        job_id=claim.job_id,
+        attempt=claim.attempt,
+        message=None if error is None else error.detail,
+        error=error,
+    )
+    return Outcome(status=status, terminal_event=encode_body(terminal), execution_time=0.0, error=error)
