@@ -34,6 +34,7 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
 
     app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan)
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
+    app.add_middleware(invoke.InvokeFirst)
     for module in (jobs, streams, operations):
         app.include_router(module.router)
     problems.install(app)

@@ -91,13 +91,14 @@ def encode_body(event: Event) -> bytes:
             "event_type": event.event_type,
             "job_id": event.job_id,
             "attempt": event.attempt,
-            "timestamp": rfc3339(event.timestamp),
+            "timestamp": datetime.fromtimestamp(event.timestamp, UTC),
             "step_name": event.step_name,
             "level": event.level,
             "message": event.message,
             "data": event.data,
             "error": None if event.error is None else event.error.as_dict(),
-        }
+        },
+        option=orjson.OPT_UTC_Z,
     )
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeserve.errors import (
     DrainingError,
@@ -68,6 +68,24 @@ class InvokeEndpoint:
             response = error_response(error, instance=PATH, headers=headers)
         if response is not None:
             await response(scope, receive, send)
+
+
+class InvokeFirst:
+    """Takes ``POST /invoke`` out before FastAPI's routing, which costs about a tenth of a short call.
+
+    The route stays in the router too: it answers other methods, and stands in the list of routes.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._endpoint = InvokeEndpoint()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            await self._endpoint(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 async def read_body(receive: Receive, *, limit: int, announced: int | None) -> bytes | None:

@@ -20,6 +20,7 @@ from pipeserve.errors import StoreUnavailableError
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+_LINGER = 0.01  # seconds to wait for more items before a batch is written
 _FIRST_BACKOFF = 0.1
 _LAST_BACKOFF = 5.0
 _REPORT_INTERVAL = 15.0  # seconds between two reports of trouble
@@ -99,6 +100,7 @@ class Publisher(Generic[T]):
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
+                await asyncio.sleep(_LINGER)
             batch = [self._queue[index] for index in range(min(len(self._queue), self._max_batch))]
             try:
                 await self._write(batch)
