@@ -10,10 +10,10 @@ from contextlib import nullcontext
 import uvloop
 
 from pipeserve.errors import PipeserveError
+from pipeserve.process_log import configure_logging
 from pipeserve_api import parent
 from pipeserve_api.app import create_app
 from pipeserve_api.drain import Drain
-from pipeserve_api.log import configure_logging
 from pipeserve_api.processes import bound_socket, inherited_socket, listen, serve_in_processes
 from pipeserve_api.server import Server, server_config
 from pipeserve_api.services import open_services

@@ -16,13 +16,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeserve.errors import ConfigurationError, StoreUnavailableError
+from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.ports import CancelSignals, DeploymentRegistry, EventLog, JobLedger, Leases, Operations
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.pipeline import Pipeline
+from pipeserve.sdk.snapshot import check_code, unknown_deployment
 from pipeserve.sdk.target import load_target
 from pipeserve_api.attend import cancel_all
 from pipeserve_api.drain import Drain
@@ -84,7 +85,7 @@ async def open_services(settings: ApiSettings, drain: Drain) -> AsyncGenerator[S
         store = await stack.enter_async_context(open_store(settings.store))
         deployment = await find_deployment(store.registry, wanted)
         pipeline = load_target(deployment.target).pipeline
-        check_code(deployment, pipeline)
+        check_code(deployment, pipeline.definition)
         backend = await stack.enter_async_context(store.deployment(deployment.id))
 
         def keeper(owner: str, stop: Callable[[str], None]) -> LeaseKeeper:
@@ -172,22 +173,8 @@ async def find_deployment(registry: DeploymentRegistry, id_or_name: str) -> Depl
     """The deployment of this id, or the newest of this name. Raises ConfigurationError, saying how to make one."""
     deployment = await registry.get(id_or_name)
     if deployment is None:
-        raise ConfigurationError(
-            f"ZENML_PIPELINE_DEPLOYMENT_ID: this store has no deployment {id_or_name!r}. Make one and pass its id:\n"
-            "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy package.module:pipeline)"
-        )
+        raise unknown_deployment(id_or_name)
     return deployment
-
-
-def check_code(deployment: Deployment, pipeline: Pipeline[..., Any]) -> None:
-    """Raises ConfigurationError if the code that is here is not the code that was deployed."""
-    here = pipeline.definition.fingerprint
-    if here != deployment.fingerprint:
-        raise ConfigurationError(
-            f"The code of {deployment.target} has changed since deployment {deployment.id} was made: its fingerprint "
-            f"was {deployment.fingerprint[:12]}, here it is {here[:12]}. Make a new deployment:\n"
-            f"    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy {deployment.target})"
-        )
 
 
 def owner_token() -> str:

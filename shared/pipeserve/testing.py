@@ -81,7 +81,7 @@ async def run_pipeline_async(
     """The same from async code."""
     definition = pipeline.definition
     bound = definition.parameters.validate(parameters or {})
-    async with RealtimeRuntime(definition, RuntimeSettings()) as runtime:
+    async with RealtimeRuntime(definition, RuntimeSettings.from_environment()) as runtime:
         runtime.check_taps(taps)
         job_id = new_job_id()
         log = RunLog(job_id, 1, definition.capture, definition.total_steps)

@@ -71,7 +71,7 @@ def threaded_pipeline(name: str) -> dict[str, Any]:
 async def test_two_hundred_requests_at_once_never_cross(served: Pipeline[..., Any]) -> None:
     definition = served.definition
     taps = ("in_thread.output", "on_loop.output")
-    async with RealtimeRuntime(definition, RuntimeSettings(ZENML_SERVING_MAX_CONCURRENCY=CALLERS)) as runtime:
+    async with RealtimeRuntime(definition, RuntimeSettings.from_environment(max_concurrency=CALLERS)) as runtime:
 
         async def call(index: int) -> None:
             name, suffix, job_id = f"caller-{index}", f"-{index}", f"job-{index}"
@@ -109,7 +109,7 @@ async def test_what_runs_outside_a_run_is_nobodys_log(capsys: pytest.CaptureFixt
     def served() -> None:
         quiet()
 
-    async with RealtimeRuntime(served.definition, RuntimeSettings()) as runtime:
+    async with RealtimeRuntime(served.definition, RuntimeSettings.from_environment()) as runtime:
         own = RunLog("job", 1, served.definition.capture, 1)
         print("outside")
         await runtime.start(RunRequest("job", 1, served.definition.parameters.validate({}), "run"), own).wait()

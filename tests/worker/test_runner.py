@@ -16,7 +16,7 @@ from pipeserve.runtime.ports import Claim
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.sdk.target import load_target
 from pipeserve.settings import RuntimeSettings
-from pipeserve_worker.log import get_log
+from pipeserve.process_log import get_log
 from pipeserve_worker.runner import JobRunner
 
 
@@ -75,7 +75,7 @@ async def stage(pipeline: str) -> AsyncIterator[Stage]:
             ledger=at.jobs.ledger,
             deployment_id=at.deployment.id,
             leases=leases,
-            log=get_log(),
+            log=get_log("pipeserve_worker"),
         )
         yield Stage(at, runner, leases)
 

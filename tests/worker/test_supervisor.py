@@ -17,7 +17,7 @@ from tests.worker.harness import eventually
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.ports import JobLedger
 from pipeserve_worker.drain import StopSignals
-from pipeserve_worker.log import get_log
+from pipeserve.process_log import get_log
 from pipeserve_worker.supervisor import CannotServeError, Supervisor
 
 # Each child writes its pid, then lives as its test says. Arguments as the supervisor passes them:
@@ -80,7 +80,7 @@ async def supervised(
         processes=processes,
         drain_seconds=30,
         stop=stop,
-        log=get_log(),
+        log=get_log("pipeserve_worker"),
     )
     task = asyncio.create_task(supervisor.run())
     try:

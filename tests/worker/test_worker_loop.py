@@ -18,7 +18,7 @@ from pipeserve.errors import StoreUnavailableError
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.ports import Claim
 from pipeserve.store import WakeUps
-from pipeserve_worker.log import get_log
+from pipeserve.process_log import get_log
 from pipeserve_worker.worker import JobWorker
 
 AN_HOUR = 3600.0
@@ -68,7 +68,7 @@ async def running(
             execution=execution,
             owner=owner,
             concurrency=concurrency,
-            log=get_log(worker=owner),
+            log=get_log("pipeserve_worker", worker=owner),
             fallback_poll=poll,
         )
         main = asyncio.create_task(worker.async_run())

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.process_log import Log
 from pipeserve.runtime.ports import CancelSignals
 from pipeserve_worker.backoff import Backoff
-from pipeserve_worker.log import Log
 
 
 async def listen_for_cancels(signals: CancelSignals, on_cancel: Callable[[str], None], log: Log) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeserve.errors import ConfigurationError, DefinitionError, TargetError
+from pipeserve.parent import die_with_parent, parent_gone
+from pipeserve.process_log import Log, configure_logging, get_log
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.store import WakeUps, open_store
@@ -22,9 +24,7 @@ from pipeserve_worker.drain import StopSignals, drain, leave, stop_signals
 from pipeserve_worker.heartbeat import Heartbeat
 from pipeserve_worker.identity import Identity
 from pipeserve_worker.loading import find_deployment, load_definition
-from pipeserve_worker.log import Log, configure_logging, get_log
 from pipeserve_worker.options import ChildOptions, Options
-from pipeserve_worker.parent import die_with_parent, parent_gone
 from pipeserve_worker.runner import JobRunner
 from pipeserve_worker.worker import JobWorker
 
@@ -42,7 +42,7 @@ def run_child(options: Options, child: ChildOptions) -> int:
     """
     configure_logging(options.log.level)
     owner = owner_token(os.getpid(), child.nonce)
-    log = get_log(worker=owner)
+    log = get_log("pipeserve_worker", worker=owner)
     if not die_with_parent(child.parent_pid):
         return 0
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

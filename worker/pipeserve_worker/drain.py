@@ -21,9 +21,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.process_log import Log
 from pipeserve.runtime.ports import JobLedger
 from pipeserve_worker.backoff import Backoff
-from pipeserve_worker.log import Log
 from pipeserve_worker.runner import JobRunner
 from pipeserve_worker.worker import JobWorker
 

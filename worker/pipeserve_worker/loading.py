@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from pipeserve.errors import ConfigurationError, StoreUnavailableError
+from pipeserve.errors import StoreUnavailableError
+from pipeserve.process_log import Log
 from pipeserve.runtime.ports import DeploymentRegistry
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
+from pipeserve.sdk.snapshot import check_code, unknown_deployment
 from pipeserve.sdk.target import load_target
 from pipeserve_worker.backoff import Backoff
-from pipeserve_worker.log import Log
-
-#: Characters of a fingerprint that a message shows.
-_HEAD = 12
 
 
 async def find_deployment(registry: DeploymentRegistry, id_or_name: str, log: Log) -> Deployment:
@@ -27,11 +25,7 @@ async def find_deployment(registry: DeploymentRegistry, id_or_name: str, log: Lo
             await asyncio.sleep(backoff.next())
             continue
         if deployment is None:
-            raise ConfigurationError(
-                f"ZENML_PIPELINE_DEPLOYMENT_ID: the store holds no deployment {id_or_name!r}. "
-                "Make one and pass its id:\n"
-                "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy package.module:pipeline)"
-            )
+            raise unknown_deployment(id_or_name)
         return deployment
 
 
@@ -42,13 +36,5 @@ def load_definition(deployment: Deployment) -> PipelineDefinition:
     of one deployment must not depend on which machine has run the job.
     """
     definition = load_target(deployment.target).pipeline.definition
-    if definition.fingerprint != deployment.fingerprint:
-        raise ConfigurationError(
-            "A worker refuses a deployment whose code it does not have: "
-            f"deployment {deployment.name!r} ({deployment.id}) was made from code {deployment.fingerprint[:_HEAD]}, "
-            f"and {deployment.target} is {definition.fingerprint[:_HEAD]} here. "
-            "Bring back that code, or serve this code as a new deployment:\n"
-            "    export ZENML_PIPELINE_DEPLOYMENT_ID=$(pipeserve deploy "
-            f"{deployment.target} --name {deployment.name})"
-        )
+    check_code(deployment, definition)
     return definition

@@ -17,6 +17,7 @@ import orjson
 from pipeserve.errors import InvalidParametersError, Problem, StaleAttemptError, StoreUnavailableError, WorkerLostError
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import TERMINAL_EVENT_OF, JobStatus
+from pipeserve.process_log import Log
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.ports import Claim, JobLedger, Outcome, RunView
 from pipeserve.runtime.realtime import RealtimeRuntime
@@ -25,7 +26,6 @@ from pipeserve.runtime.run import RunRequest, RunResult
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
 from pipeserve_worker.backoff import Backoff
-from pipeserve_worker.log import Log
 
 
 class Leases(Protocol):

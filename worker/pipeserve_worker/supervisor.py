@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeserve.errors import ConfigurationError, StoreUnavailableError
+from pipeserve.process_log import Log, configure_logging, get_log
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.store import open_store
 from pipeserve.store.connection import owner_token
@@ -27,7 +28,6 @@ from pipeserve_worker.backoff import Backoff
 from pipeserve_worker.drain import StopSignals, stop_signals
 from pipeserve_worker.identity import new_nonce
 from pipeserve_worker.loading import find_deployment
-from pipeserve_worker.log import Log, configure_logging, get_log
 from pipeserve_worker.options import Options
 
 #: The exit code of a process that can't serve its deployment (see ``child.CANNOT_SERVE``).
@@ -222,7 +222,7 @@ def run_supervisor(options: Options) -> int:
     0: drained. Raises ConfigurationError (CannotServeError for what a child says).
     """
     configure_logging(options.log.level)
-    return asyncio.run(_supervise(options, get_log(supervisor=os.getpid())))
+    return asyncio.run(_supervise(options, get_log("pipeserve_worker", supervisor=os.getpid())))
 
 
 async def _supervise(options: Options, log: Log) -> int:

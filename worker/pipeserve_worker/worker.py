@@ -29,12 +29,12 @@ from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.process_log import Log
 from pipeserve.runtime.ports import Claim
 from pipeserve.store import Keys, WakeUps
 from pipeserve.store.engine import JOB_FUNCTION, deserialize, serialize
 from pipeserve.store.keys import WAKE_TTL
 from pipeserve_worker.backoff import Backoff
-from pipeserve_worker.log import Log
 
 #: What a store that is away, restarting, read-only or full raises. None of it may end a worker.
 STORE_ERRORS = (StoreUnavailableError, RedisError, OSError)

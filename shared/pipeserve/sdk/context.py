@@ -154,20 +154,23 @@ def run_of(context: StepContext) -> RunControl:
     return context._run  # pyright: ignore[reportPrivateUsage]
 
 
-class _NoRun:
-    """The run of code that runs on its own."""
+class LocalRun:
+    """The run of code outside a service (a :class:`RunControl`): no deadline, never stopped, and nobody follows it."""
 
     job_id = "local"
     attempt = 1
     run_name = "local"
-    pipeline_state: Any = None
     cancelled = False
 
+    def __init__(self, pipeline_state: Any = None) -> None:
+        self.pipeline_state = pipeline_state
+
     def remaining(self) -> float:
+        """No deadline."""
         return math.inf
 
     def checkpoint(self) -> None:
-        pass
+        """Never stops."""
 
     def report(
         self,
@@ -178,7 +181,7 @@ class _NoRun:
         level: str | None = None,
         message: str | None = None,
     ) -> None:
-        pass
+        """Nobody listens."""
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("pipeserve_scope", default=None)
@@ -188,7 +191,7 @@ current_scope: ContextVar[Scope | None] = ContextVar("pipeserve_scope", default=
 def get_context() -> StepContext:
     """Where the running code is. Outside a run: a context with job id ``local``, no state and no deadline."""
     scope = current_scope.get()
-    return scope if isinstance(scope, StepContext) else StepContext(_NoRun(), None)
+    return scope if isinstance(scope, StepContext) else StepContext(LocalRun(), None)
 
 
 def progress(fraction: float, message: str = "") -> None:

@@ -9,48 +9,16 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
-import math
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipeserve.events import EventType
 from pipeserve.sdk.arguments import resolver
-from pipeserve.sdk.context import StepContext, current_scope
+from pipeserve.sdk.context import LocalRun, StepContext, current_scope
 from pipeserve.sdk.definition import Mode, PipelineDefinition, StepDefinition
 from pipeserve.sdk.step import Step
-
-
-class LocalRun:
-    """The run of one in-process call (a :class:`~pipeserve.sdk.context.RunControl`): nobody follows it."""
-
-    job_id = "local"
-    attempt = 1
-    run_name = "local"
-    cancelled = False
-
-    def __init__(self, pipeline_state: Any) -> None:
-        self.pipeline_state = pipeline_state
-
-    def remaining(self) -> float:
-        """No deadline."""
-        return math.inf
-
-    def checkpoint(self) -> None:
-        """Never stops."""
-
-    def report(
-        self,
-        event_type: EventType,
-        step_name: str | None,
-        data: Any,
-        *,
-        level: str | None = None,
-        message: str | None = None,
-    ) -> None:
-        """Nobody listens."""
 
 
 class LocalBody(StepContext):

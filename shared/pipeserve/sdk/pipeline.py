@@ -26,6 +26,8 @@ R = TypeVar("R")
 class Pipeline(Generic[P, R]):
     """What ``@pipeline`` makes of a function. Called outside a service, it runs in this process."""
 
+    __name__: str
+
     def __init__(self, definition: PipelineDefinition) -> None:
         self.definition = definition
         self._local = LocalPipeline(definition)

@@ -24,6 +24,8 @@ class Step(Generic[P, R]):
     once. Called anywhere else, it is its plain function (a generator step then gives its generator).
     """
 
+    __name__: str
+
     def __init__(
         self, definition: StepDefinition, *, call_name: str | None = None, after: tuple[object, ...] = ()
     ) -> None:

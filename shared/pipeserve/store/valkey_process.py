@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeserve.errors import ConfigurationError
+from pipeserve.parent import preexec_die_with_parent
 
 STOP_TIMEOUT = 5.0
 """Seconds to write the rest of its append-only file."""
-_PR_SET_PDEATHSIG = 1
 _LOOK_EVERY = 0.1
 
 
@@ -75,7 +72,7 @@ class ValkeyProcess:
                 stderr=subprocess.STDOUT,
                 cwd=self._directory,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it allocates nothing and takes no lock
+                preexec_fn=preexec_die_with_parent(),  # noqa: PLW1509 - it allocates nothing and takes no lock
             )
 
     async def wait(self) -> int:
@@ -106,18 +103,3 @@ class ValkeyProcess:
         except OSError:
             return ""
         return "\n".join(lines[-10:])
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes the server. Prepared here: after a fork only the call is safe."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before prctl
-            os._exit(1)
-
-    return in_child

@@ -1,7 +1,10 @@
-"""The service's own log: lines on stderr. What steps print or log belongs to their jobs and is not written here.
+"""A service process's own log: lines on stderr, as ``key=value`` for machines or in colour on a terminal.
 
-The modules use the standard library's loggers, so that a program which embeds the service keeps its own log; only the
-process that *is* the service renders them with structlog.
+What the steps of a run print and log stays with its job (``pipeserve.runtime.isolation``); it also goes where it would
+have gone without a service, so ``logging`` in a step is seen here too.
+
+Modules use the standard library's loggers, with ``extra=``, or a bound logger of :func:`get_log`. Both end in the root
+logger, so a program that embeds a service keeps its own log; only a process that *is* the service configures it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import sys
 from typing import Any, TextIO, cast
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import FilteringBoundLogger, Processor
 
 from pipeserve.events import rfc3339
+
+Log = FilteringBoundLogger
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; the rest was given as ``extra``."""
@@ -36,15 +41,24 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
-    # uvicorn tells of every start and stop at info; the service says the same in one line.
-    logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+    # They tell at info what the service says in its own words: uvicorn each start and stop, arq each job twice.
+    for talkative in ("uvicorn", "arq"):
+        logging.getLogger(talkative).setLevel(max(root.level, logging.WARNING))
+
+
+def get_log(name: str, **bound: object) -> Log:
+    """The logger ``name``, which puts ``bound`` on each of its lines."""
+    logger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    return cast(Log, logger.bind(**bound))
 
 
 class StructuredFormatter(logging.Formatter):
-    """Renders records with a structlog renderer.
-
-    structlog's own ``ProcessorFormatter`` does the same for twice the time, and each call of the service is a line.
-    """
+    """Renders a record, with its ``extra``, with a structlog renderer."""
 
     def __init__(self, render: Processor, *, tracebacks: bool) -> None:
         super().__init__()
