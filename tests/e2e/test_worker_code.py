@@ -21,7 +21,7 @@ async def test_a_worker_refuses_a_deployment_whose_code_it_does_not_have(tmp_pat
         with at.workers(processes=2) as workers:
             assert await workers.ended() == 2
             log = workers.log
-        assert "A worker refuses a deployment whose code it does not have" in log
+        assert "refuses a deployment whose code it does not have" in log
         assert at.deployment.fingerprint[:12] in log
         assert f"pipeserve deploy {copy}:quick" in log
         assert log.count("A worker refuses") == 1, "said once, not once per process"
