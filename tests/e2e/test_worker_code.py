@@ -24,7 +24,7 @@ async def test_a_worker_refuses_a_deployment_whose_code_it_does_not_have(tmp_pat
         assert "refuses a deployment whose code it does not have" in log
         assert at.deployment.fingerprint[:12] in log
         assert f"pipeserve deploy {copy}:quick" in log
-        assert log.count("A worker refuses") == 1, "said once, not once per process"
+        assert log.count("refuses a deployment") == 1, "said once, not once per process"
         assert (await at.job(job_id)).attempt == 0, "the job still waits"
 
         copy.write_text(PIPELINES.read_text())
