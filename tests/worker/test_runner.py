@@ -12,11 +12,11 @@ from typing import Any
 from tests.worker.harness import PIPELINES, Scene, eventually, lines, scene
 
 from pipeserve.jobs import JobStatus
+from pipeserve.process_log import get_log
 from pipeserve.runtime.ports import Claim
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.sdk.target import load_target
 from pipeserve.settings import RuntimeSettings
-from pipeserve.process_log import get_log
 from pipeserve_worker.runner import JobRunner
 
 

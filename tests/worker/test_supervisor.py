@@ -15,9 +15,9 @@ import pytest
 from tests.worker.harness import eventually
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.process_log import get_log
 from pipeserve.runtime.ports import JobLedger
 from pipeserve_worker.drain import StopSignals
-from pipeserve.process_log import get_log
 from pipeserve_worker.supervisor import CannotServeError, Supervisor
 
 # Each child writes its pid, then lives as its test says. Arguments as the supervisor passes them:

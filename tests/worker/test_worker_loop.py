@@ -16,9 +16,9 @@ from tests.worker.harness import Scene, eventually, scene
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.jobs import JobStatus
+from pipeserve.process_log import get_log
 from pipeserve.runtime.ports import Claim
 from pipeserve.store import WakeUps
-from pipeserve.process_log import get_log
 from pipeserve_worker.worker import JobWorker
 
 AN_HOUR = 3600.0

@@ -1,0 +1,45 @@
+"""What can go wrong between a caller and the service. What the service itself answers is in :mod:`pipeserve.errors`.
+
+::
+
+    PipeserveError
+    └── ClientError
+        ├── UnreachableError        no answer: refused, timed out, connection lost
+        └── UnexpectedReplyError    an answer that no pipeserve service gives
+
+They carry the same decisions as a service's own errors: ``code``, ``status``, ``retryable`` and ``job_id``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pipeserve.errors import PipeserveError
+
+
+class ClientError(PipeserveError):
+    """The base of errors that arise on the caller's side of the wire."""
+
+    code: ClassVar[str]
+    retryable: ClassVar[bool]
+
+    def __init__(self, detail: str, *, job_id: str | None = None, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.job_id = job_id
+        self.status = status
+        """The HTTP status, if there was a reply."""
+
+
+class UnreachableError(ClientError):
+    """The service did not answer. A synchronous call that was already sent may have run all the same."""
+
+    code = "unreachable"
+    retryable = True
+
+
+class UnexpectedReplyError(ClientError):
+    """The reply is none that a pipeserve service gives: is the URL right, is there a proxy in between?"""
+
+    code = "unexpected_reply"
+    retryable = False
