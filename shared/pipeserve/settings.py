@@ -26,8 +26,14 @@ class _Settings(BaseSettings):
         try:
             return cls(**given)
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            lines = [f"{cls._variable(str(item['loc'][0]))}: {item['msg']}" for item in error.errors()]
             raise ConfigurationError("wrong setting: " + "; ".join(lines)) from None
+
+    @classmethod
+    def _variable(cls, place: str) -> str:
+        """The variable of a field that pydantic names, which it does by field name for a value that was passed in."""
+        field = cls.model_fields.get(place)
+        return str(field.alias) if field is not None else place
 
 
 class StoreSettings(_Settings):

@@ -23,6 +23,8 @@ from pipeserve.sdk.target import load_target
 from pipeserve.settings import StoreSettings
 from pipeserve.store import open_store
 
+pytestmark = pytest.mark.e2e
+
 PIPELINE = """
 import asyncio
 from pipeserve import pipeline, step

@@ -10,6 +10,8 @@ from tests.client.conftest import CannedService, canned, canned_server, job, pro
 
 __all__ = ["canned_server", "service"]  # fixtures
 
+pytestmark = pytest.mark.e2e
+
 GREET = f"{SAMPLE}:greet"
 
 
