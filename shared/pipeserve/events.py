@@ -84,6 +84,11 @@ def rfc3339(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
+def clean_text(text: str) -> str:
+    """``text`` without what UTF-8 can't carry: lone surrogates, as file names may hold them, become question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def encode_body(event: Event) -> bytes:
     """The event as JSON without its ``seq``. ``data`` must be JSON values (or ``orjson.Fragment``); else TypeError."""
     return orjson.dumps(

@@ -8,12 +8,14 @@ call in async code: make slow steps async, or call them with ``asyncio.to_thread
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pipeserve.runtime.executor import Engine, Run
+from pipeserve.runtime.executor import Run
+from pipeserve.runtime.failures import causes
 from pipeserve.runtime.run import EventSink, RunRequest
+from pipeserve.runtime.step_calls import Engine
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode, PipelineDefinition
 from pipeserve.sdk.step import Step
@@ -27,7 +29,7 @@ class DynamicRun(Run):
     ) -> None:
         super().__init__(engine, request, sink)
         self._definition = definition
-        self._calls: Counter[str] = Counter()
+        self._names: set[str] = set()
         self._tapped: dict[str, Any] = {}
         self._value: Any = None
         self._failed_step: tuple[BaseException, str] | None = None
@@ -48,46 +50,30 @@ class DynamicRun(Run):
         )
 
     def _thread_body(self) -> None:
-        scope = DynamicBody(self)
-        token = current_scope.set(scope)
-        try:
+        with self._body() as scope:
             self.checkpoint()
             value = self._call_body()
-            self._value = self._drain(value, scope) if self._definition.mode is Mode.GENERATOR else value
-        except BaseException as error:
-            self._body_failed(error)
-        finally:
-            current_scope.reset(token)
-            scope.end_print()
-        self.add_units(-1)
+            self._value = self.drain(value, scope) if self._definition.mode is Mode.GENERATOR else value
 
     async def _task_body(self) -> None:
+        with self._body() as scope, self.cancellable(None):
+            value = self._call_body()
+            streams = self._definition.mode is Mode.ASYNC_GENERATOR
+            self._value = await self.drain_async(value, scope) if streams else await value
+
+    @contextlib.contextmanager
+    def _body(self) -> Iterator[DynamicBody]:
         scope = DynamicBody(self)
         token = current_scope.set(scope)
         try:
-            with self._cancellable():
-                value = self._call_body()
-                streams = self._definition.mode is Mode.ASYNC_GENERATOR
-                self._value = await self._drain_async(value, scope) if streams else await value
-        except asyncio.CancelledError as error:
-            if not self.cancelled:  # cancelled from within: the body's own doing
-                self._body_failed(error)
-        except BaseException as error:
-            self._body_failed(error)
+            yield scope
+        except BaseException as error:  # the body may raise anything, SystemExit included: it fails the run
+            failed = self._failed_step
+            step = failed[1] if failed is not None and any(cause is failed[0] for cause in causes(error)) else None
+            self.fail(error, step)
         finally:
             current_scope.reset(token)
             scope.end_print()
-        self.add_units(-1)
-
-    def _body_failed(self, error: BaseException) -> None:
-        step = None
-        seen: BaseException | None = error
-        while seen is not None and self._failed_step is not None:
-            if seen is self._failed_step[0]:
-                step = self._failed_step[1]
-                break
-            seen = seen.__cause__ or seen.__context__
-        self.fail(error, step)
 
     # ---- what the body calls
 
@@ -104,33 +90,44 @@ class DynamicRun(Run):
             return definition.fn(*bound.args, **bound.kwargs)
 
         if definition.mode.is_async:
-            coroutine = self._noted_async(name, step, self.run_async(name, definition.mode, definition.timeout, call))
+            coroutine = self._call_async(name, step, call)
             if self._definition.mode.is_async:
                 return coroutine
             return asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop).result()
-        try:
+        with self._counted(name):
             value = self.run_sync(name, definition.mode, definition.timeout, call)
-        except BaseException as error:
-            self._failed_step = (error, name)
-            raise
         self._note(name, step, value)
         return value
 
-    async def _noted_async(self, name: str, step: Step[..., Any], running: Any) -> Any:
+    async def _call_async(self, name: str, step: Step[..., Any], call: Callable[[], Any]) -> Any:
+        definition = step.definition
+        with self._counted(name):
+            value = await self.run_async(name, definition.mode, definition.timeout, call)
+        self._note(name, step, value)
+        return value
+
+    @contextlib.contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        """A step call as a unit of its own: the body may have put it into a thread or task that outlives it."""
+        self.checkpoint()
+        self.add_units(1)
         try:
-            value = await running
+            yield
         except BaseException as error:
             self._failed_step = (error, name)
             raise
-        self._note(name, step, value)
-        return value
+        finally:
+            self.add_units(-1)
 
     def _new_name(self, step: Step[..., Any]) -> str:
         base = step.call_name or step.definition.name
         with self._lock:
-            self._calls[base] += 1
-            count = self._calls[base]
-        return base if count == 1 else f"{base}_{count}"
+            name, count = base, 1
+            while name in self._names:
+                count += 1
+                name = f"{base}_{count}"
+            self._names.add(name)
+        return name
 
     def _note(self, name: str, step: Step[..., Any], value: Any) -> None:
         if not self.request.taps:
@@ -144,13 +141,21 @@ class DynamicRun(Run):
     def _outputs(self) -> Iterable[tuple[str, str | None, Any]]:
         returns = self._definition.returns
         if len(returns) > 1:
-            for output, value in zip(returns, self._value, strict=True):
+            values = tuple(self._value)
+            if len(values) != len(returns):
+                raise ValueError(f"it returned {len(values)} values for its {len(returns)} outputs")
+            for output, value in zip(returns, values, strict=True):
                 yield output.name, None, value
         elif returns or self._value is not None:
             yield returns[0].name if returns else "output", None, self._value
 
     def _tap(self, tap: str) -> tuple[str | None, Any]:
         return tap.rpartition(".")[0], self._tapped.get(tap)
+
+    def _forget(self) -> None:
+        self._value = None
+        self._tapped = {}
+        self._failed_step = None
 
 
 class DynamicBody(StepContext):

@@ -13,11 +13,12 @@ from typing import Any, Self
 
 from pipeserve.errors import InvalidParametersError
 from pipeserve.runtime.dynamic_run import DynamicRun
-from pipeserve.runtime.executor import Engine, Run
+from pipeserve.runtime.executor import Run
 from pipeserve.runtime.isolation import LogRouting
 from pipeserve.runtime.plan import compile_plan
 from pipeserve.runtime.run import EventSink, RunRequest, RunResult
 from pipeserve.runtime.static_run import StaticRun, tap_place
+from pipeserve.runtime.step_calls import Engine
 from pipeserve.runtime.threads import ThreadPool
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.local import call_hook, takes_state

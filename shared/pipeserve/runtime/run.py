@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import orjson
 
 from pipeserve.errors import Problem
 from pipeserve.events import Event
@@ -34,6 +37,8 @@ class StepRecord:
     status: str = "running"
     duration: float | None = None
     cached: bool = False
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False, compare=False)
+    """Of the step's own timeout, while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +48,18 @@ class RunResult:
     status: JobStatus
     """completed, failed, canceled or timed_out."""
     execution_time: float
-    outputs: dict[str, Any] | None = None
     outputs_json: bytes | None = None
-    """``outputs`` as one JSON object."""
+    """One JSON object, output name to value; None unless completed."""
     taps_json: bytes = b"{}"
     error: Problem | None = None
     steps: list[StepRecord] = field(default_factory=list[StepRecord])
     applied: tuple[str, ...] = ()
     """The names of the parameters that the request set."""
+
+    @property
+    def outputs(self) -> dict[str, Any] | None:
+        """The outputs as JSON values, by name; None unless completed."""
+        return None if self.outputs_json is None else orjson.loads(self.outputs_json)
 
 
 class EventSink(Protocol):

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from pipeserve.runtime.executor import Engine, Run
+from pipeserve.runtime.executor import Run
 from pipeserve.runtime.plan import Plan, PlannedStep
 from pipeserve.runtime.run import EventSink, RunRequest
+from pipeserve.runtime.step_calls import Engine
 from pipeserve.sdk.definition import PipelineDefinition
 
 
@@ -31,7 +32,7 @@ class StaticRun(Run):
         self._waits_for = [planned.waits_for for planned in plan.steps]
 
     def _begin(self) -> None:
-        self.add_units(len(self._plan.roots))
+        self.add_units(len(self._plan.roots))  # none at all: the run has ended
         for index in self._plan.roots:
             self._dispatch(index)
 
@@ -43,41 +44,29 @@ class StaticRun(Run):
             self.spawn_thread(lambda: self._thread_unit(planned))
 
     def _thread_unit(self, planned: PlannedStep) -> None:
-        current: PlannedStep | None = planned
-        while current is not None:
-            step = current
+        step: PlannedStep | None = planned
+        while step is not None:
+            call = partial(step.call, self._parameters, self._results, self._overrides)
             try:
-                value = self.run_sync(
-                    step.name,
-                    step.mode,
-                    step.timeout,
-                    partial(step.call, self._parameters, self._results, self._overrides),
-                )
-            except BaseException as error:
+                value = self.run_sync(step.name, step.mode, step.timeout, call)
+            except BaseException as error:  # a step may raise anything, SystemExit included: it fails the run
                 self.fail(error, step.name)
-                self.add_units(-1)
                 return
-            current = self._advance(step, value, here_async=False)
+            step = self._advance(step, value, here_async=False)
 
     async def _task_unit(self, planned: PlannedStep) -> None:
-        current: PlannedStep | None = planned
-        while current is not None:
-            step = current
+        step: PlannedStep | None = planned
+        while step is not None:
+            call = partial(step.call, self._parameters, self._results, self._overrides)
             try:
-                value = await self.run_async(
-                    step.name,
-                    step.mode,
-                    step.timeout,
-                    partial(step.call, self._parameters, self._results, self._overrides),
-                )
-            except BaseException as error:
+                value = await self.run_async(step.name, step.mode, step.timeout, call)
+            except BaseException as error:  # a step may raise anything: it fails the run
                 self.fail(error, step.name)
-                self.add_units(-1)
                 return
-            current = self._advance(step, value, here_async=True)
+            step = self._advance(step, value, here_async=True)
 
     def _advance(self, planned: PlannedStep, value: Any, *, here_async: bool) -> PlannedStep | None:
-        """Note a result. Returns the step with which this unit goes on; None: it has ended, and is counted so."""
+        """Note a result and start what became ready elsewhere. Returns the step with which this unit goes on."""
         ready: list[int] = []
         with self._lock:
             self._results[planned.name] = value
@@ -87,11 +76,11 @@ class StaticRun(Run):
                     ready.append(index)
         steps = self._plan.steps
         here = next((index for index in ready if steps[index].mode.is_async is here_async), None)
-        # One of the ready steps takes over this unit's place in the count.
-        self.add_units(len(ready) - 1)
-        for index in ready:
-            if index != here:
-                self._dispatch(index)
+        elsewhere = [index for index in ready if index != here]
+        if elsewhere:
+            self.add_units(len(elsewhere))
+        for index in elsewhere:
+            self._dispatch(index)
         return None if here is None else steps[here]
 
     def _outputs(self) -> Iterable[tuple[str, str | None, Any]]:
@@ -102,6 +91,9 @@ class StaticRun(Run):
         name, index = tap_place(self._definition, tap)
         value = self._results[name]
         return name, value if index is None else value[index]
+
+    def _forget(self) -> None:
+        self._results = {}
 
 
 def tap_place(definition: PipelineDefinition, tap: str) -> tuple[str, int | None]:

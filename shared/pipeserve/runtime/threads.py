@@ -6,9 +6,12 @@ process alive for ever. These are daemons, made on demand and kept.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 
 class ThreadPool:
@@ -26,14 +29,22 @@ class ThreadPool:
     def submit(self, call: Callable[[], None]) -> None:
         """Run ``call`` in a thread, soon. It must not raise: it has nobody to tell."""
         self._calls.put(call)
-        if self._idle.acquire(blocking=False):
-            return
+        if not self._idle.acquire(blocking=False):
+            self._grow()
+
+    def lift(self, count: int) -> None:
+        """Allow ``count`` more threads: as many were left behind by runs that have ended without them."""
         with self._lock:
-            if self._closed or len(self._threads) >= self._max_threads:
-                return
-            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-        thread.start()
+            self._max_threads += count
+            waiting = self._calls.qsize()
+        _log.warning("%d thread(s) ignore that their run is over; the pool makes up for them", count)
+        for _ in range(min(count, waiting)):
+            self._grow()
+
+    def lower(self, count: int) -> None:
+        """Take back what :meth:`lift` allowed: so many have come back."""
+        with self._lock:
+            self._max_threads -= count
 
     def close(self, timeout: float) -> bool:
         """Let the threads end; wait up to ``timeout`` seconds. Returns whether all did."""
@@ -47,7 +58,19 @@ class ThreadPool:
             thread.join(share)
         return not any(thread.is_alive() for thread in threads)
 
+    def _grow(self) -> None:
+        with self._lock:
+            if self._closed or len(self._threads) >= self._max_threads:
+                return
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+        thread.start()
+
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            call()
-            self._idle.release()
+            try:
+                call()
+            except BaseException:  # a bug here must not cost the pool a thread
+                _log.exception("a unit of work raised")
+            finally:
+                self._idle.release()

@@ -104,6 +104,13 @@ class ParametersModel:
         except ValidationError as error:
             raise self.explain(error) from None
 
+    def validate_json(self, raw: bytes) -> BoundParameters:
+        """The same for one JSON object, with JSON's own conversions (a date is text there, also in strict models)."""
+        try:
+            return self.bind(self.model.model_validate_json(raw))
+        except ValidationError as error:
+            raise self.explain(error) from None
+
     def bind(self, validated: BaseModel) -> BoundParameters:
         """Bind an instance of :attr:`model`. Raises InvalidParametersError for a parameter given in both spellings."""
         values: dict[str, Any] = {}

@@ -1,0 +1,241 @@
+"""One step call of a run: its context, its events, its record, and how it ends.
+
+This is the part of a run that its steps see (:class:`~pipeserve.sdk.context.RunControl`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeserve.errors import InvocationError, Problem, StepFailedError, TimedOutError
+from pipeserve.events import Event, EventType
+from pipeserve.jobs import JobStatus
+from pipeserve.runtime.encoding import to_json
+from pipeserve.runtime.failures import cause_of, problem_of, traceback_of, words_of
+from pipeserve.runtime.isolation import LogRouting
+from pipeserve.runtime.run import EventSink, RunRequest, RunStopped, StepRecord
+from pipeserve.runtime.threads import ThreadPool
+from pipeserve.sdk.context import StepContext, current_scope
+from pipeserve.sdk.definition import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What all runs of one runtime share."""
+
+    loop: asyncio.AbstractEventLoop
+    threads: ThreadPool
+    pipeline_name: str
+    pipeline_state: Any
+    log_routing: LogRouting
+    timeout_grace: float
+    expose_tracebacks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run must stop."""
+
+    status: JobStatus
+    error: Problem
+
+
+class StepCalls(ABC):
+    """Runs steps for one run, in threads and on the loop."""
+
+    def __init__(self, engine: Engine, request: RunRequest, sink: EventSink | None) -> None:
+        self.engine = engine
+        self.request = request
+        self.job_id = request.job_id
+        self.attempt = request.attempt
+        self.run_name = request.run_name
+        self.pipeline_state = engine.pipeline_state
+        self.log_routing = engine.log_routing
+        self.steps: list[StepRecord] = []
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._stop: Stop | None = None
+        self._over = False
+        """Nothing that a step does from now on counts."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """The tasks that a stop cancels."""
+        self._deadline = math.inf if request.timeout is None else time.monotonic() + request.timeout
+
+    @abstractmethod
+    def _expire(self, error: TimedOutError) -> None:
+        """A timeout is over: stop the run; on the loop."""
+
+    # ---- RunControl
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run should stop, for whatever reason."""
+        return self._stop is not None
+
+    def remaining(self) -> float:
+        """Seconds to the run's deadline."""
+        return self._deadline - time.monotonic()
+
+    def checkpoint(self) -> None:
+        """Raise RunStopped, if the run must stop now."""
+        if self._stop is not None or self._over:
+            raise RunStopped
+
+    def report(
+        self,
+        event_type: EventType,
+        step_name: str | None,
+        data: Any,
+        *,
+        level: str | None = None,
+        message: str | None = None,
+        error: Problem | None = None,
+    ) -> None:
+        """Tell whoever follows. Raises NotJsonError for an emitted value that has no JSON form."""
+        if self._sink is None or self._over:
+            return
+        if event_type in (EventType.OUTPUT, EventType.METADATA):
+            data = orjson.Fragment(to_json(data))  # now: the step may change the value after
+        self._sink.send(
+            Event(event_type, self.job_id, self.attempt, time.time(), step_name, level, message, data, error)
+        )
+
+    # ---- calls
+
+    def run_sync(self, name: str, mode: Mode, timeout: float | None, call: Callable[[], Any]) -> Any:
+        """The value of one sync step, run here and now. Raises what the step raises, or RunStopped."""
+        with self._step(name, timeout) as context:
+            value = call()
+            return self.drain(value, context) if mode is Mode.GENERATOR else value
+
+    async def run_async(self, name: str, mode: Mode, timeout: float | None, call: Callable[[], Any]) -> Any:
+        """The value of one async step, run in this task. Raises what the step raises, or RunStopped."""
+        with self._step(name, timeout) as context, self.cancellable(name):
+            return await self.drain_async(call(), context) if mode is Mode.ASYNC_GENERATOR else await call()
+
+    def drain(self, values: Iterable[Any], context: StepContext) -> list[Any]:
+        """All that a generator yields, each sent as an ``output`` event."""
+        drained: list[Any] = []
+        try:
+            for value in values:
+                context.emit(value)
+                drained.append(value)
+        finally:
+            if isinstance(values, Generator):  # its `finally` belongs to the step, not to garbage collection
+                values.close()
+        return drained
+
+    async def drain_async(self, values: AsyncIterator[Any], context: StepContext) -> list[Any]:
+        """The same for an async generator."""
+        drained: list[Any] = []
+        try:
+            async for value in values:
+                context.emit(value)
+                drained.append(value)
+        finally:
+            if isinstance(values, AsyncGenerator):
+                await values.aclose()
+        return drained
+
+    @contextlib.contextmanager
+    def cancellable(self, name: str | None) -> Iterator[None]:
+        """While entered, a stop cancels the current task, which then raises RunStopped."""
+        task = asyncio.current_task()
+        assert task is not None
+        added = task not in self._tasks  # else: a step awaited by a dynamic body, in the body's own task
+        self._tasks.add(task)
+        try:
+            self.checkpoint()
+            yield
+        except asyncio.CancelledError:
+            if self._stop is not None:
+                raise RunStopped from None
+            if task.cancelling():
+                raise  # the body gave this call up (wait_for, a task group, task.cancel()): Python's meaning holds
+            where = f"step {name!r}" if name else f"pipeline {self.engine.pipeline_name!r}"
+            raise StepFailedError(f"{where} failed: it was cancelled by its own code", step=name) from None
+        except (SystemExit, KeyboardInterrupt) as error:
+            # asyncio lets these two out of the loop, whichever task raises them: the whole process would end.
+            where = f"step {name!r}" if name else f"pipeline {self.engine.pipeline_name!r}"
+            raise StepFailedError(f"{where} failed: {type(error).__name__}: {words_of(error)}", step=name) from error
+        finally:
+            if added:
+                self._tasks.discard(task)
+
+    @contextlib.contextmanager
+    def _step(self, name: str, timeout: float | None) -> Iterator[StepContext]:
+        self.checkpoint()
+        record = StepRecord(name, time.time())
+        started = time.perf_counter()
+        self.steps.append(record)
+        self.report(EventType.STEP_STARTED, name, {})
+        if timeout is not None:
+            self._on_loop(lambda: self._arm(record, timeout))
+        context = StepContext(self, name, timeout)
+        token = current_scope.set(context)
+        try:
+            yield context
+        except BaseException as error:
+            context.end_print()
+            record.duration = time.perf_counter() - started
+            self._failed(record, error)
+            raise
+        else:
+            context.end_print()
+            record.duration = time.perf_counter() - started
+            record.status = "completed"
+            self.report(EventType.STEP_COMPLETED, name, {"cached": record.cached, "duration": record.duration})
+        finally:
+            current_scope.reset(token)
+            if timeout is not None:
+                self._on_loop(lambda: self._disarm(record))
+
+    def _failed(self, record: StepRecord, error: BaseException) -> None:
+        if isinstance(error, (RunStopped, asyncio.CancelledError)):
+            timed_out = self._stop is not None and self._stop.status is JobStatus.TIMED_OUT
+            record.status = "timed_out" if timed_out else "canceled"
+            return
+        record.status = "failed"
+        if not isinstance(cause_of(error), InvocationError):
+            self.report(EventType.LOG, record.name, {"logger": "traceback"}, level="error", message=traceback_of(error))
+        problem = self.problem(error, record.name)
+        data = {"duration": record.duration}
+        self.report(EventType.STEP_FAILED, record.name, data, level="error", message=problem.detail, error=problem)
+
+    def problem(self, error: BaseException, step: str | None) -> Problem:
+        """The problem document of an error that ended a step or the body."""
+        return problem_of(
+            error,
+            job_id=self.job_id,
+            step=step,
+            pipeline_name=self.engine.pipeline_name,
+            expose_tracebacks=self.engine.expose_tracebacks,
+        )
+
+    # ---- a step's own timeout
+
+    def _arm(self, record: StepRecord, timeout: float) -> None:
+        if record.status == "running" and not self._over:
+            error = TimedOutError(
+                f"step {record.name!r} took longer than its timeout of {timeout:g} s.", step=record.name
+            )
+            record.timer = self.engine.loop.call_later(timeout, self._expire, error)
+
+    def _disarm(self, record: StepRecord) -> None:
+        if record.timer is not None:
+            record.timer.cancel()
+            record.timer = None
+
+    def _on_loop(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending, nothing runs on it
+            self.engine.loop.call_soon_threadsafe(call)
