@@ -101,7 +101,7 @@ class ProblemError(PipeserveError):
         errors: Sequence[dict[str, Any]] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        self.detail = detail or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.detail = (type(self).__doc__ or "").strip().splitlines()[0] if detail is None else detail
         super().__init__(self.detail)
         self.job_id = job_id
         self.step = step
@@ -274,11 +274,23 @@ class InvocationError(ProblemError):
     status = 400
 
     def __init__(self, *, status: int, code: str, detail: str, retryable: bool = False) -> None:
+        given: dict[str, tuple[Any, type]] = {"status": (status, int), "code": (code, str), "detail": (detail, str)}
+        for name, (value, kind) in given.items():
+            if not isinstance(value, kind):  # now, where the author can see it
+                raise TypeError(f"InvocationError: {name} must be {kind.__name__}, not {value!r}")
         if not 400 <= status <= 599:
             raise ValueError(f"InvocationError: status must be between 400 and 599, not {status}")
         # Instance attributes shadow the class's: each raise has its own status and code.
         vars(self).update(status=status, code=code, retryable=retryable)
         super().__init__(detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It crosses process borders with all that it says."""
+        return (_invocation_error, (self.status, self.code, self.detail, self.retryable))
+
+
+def _invocation_error(status: int, code: str, detail: str, retryable: bool) -> InvocationError:
+    return InvocationError(status=status, code=code, detail=detail, retryable=retryable)
 
 
 def error_from_problem(problem: Problem, *, retry_after: float | None = None) -> ProblemError:

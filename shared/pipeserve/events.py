@@ -90,7 +90,7 @@ def clean_text(text: str) -> str:
 
 
 def encode_body(event: Event) -> bytes:
-    """The event as JSON without its ``seq``. ``data`` must be JSON values (or ``orjson.Fragment``); else TypeError."""
+    """The event as JSON without its ``seq``. ``data`` must be JSON values (or ``orjson.Fragment``)."""
     return orjson.dumps(
         {
             "event_type": event.event_type,

@@ -136,7 +136,7 @@ class JobPage(_Wire):
 
 
 def new_job_id() -> str:
-    """A UUIDv7 (RFC 9562): its text sorts by time, so ids page and break ties in order of creation."""
+    """A UUIDv7 (RFC 9562): its text sorts by time, to the millisecond."""
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds << 80) | int.from_bytes(os.urandom(10))
     value = (value & ~(0xF << 76)) | (0x7 << 76)

@@ -84,7 +84,7 @@ async def run_pipeline_async(
     async with RealtimeRuntime(definition, RuntimeSettings.from_environment()) as runtime:
         runtime.check_taps(taps)
         job_id = new_job_id()
-        log = RunLog(job_id, 1, definition.capture, definition.total_steps)
+        log = RunLog(job_id, 1, definition.capture, definition.total_steps, recorded=True)  # nothing is trimmed
         run = runtime.start(RunRequest(job_id, 1, bound, job_id, timeout, tuple(taps)), log)
         result = await run.wait()
         log.close(terminal_event(job_id, 1, result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 
@@ -202,3 +202,100 @@ def test_a_wrong_timeout_and_a_dotted_name_are_refused() -> None:
         step(name="late", timeout=0)(double.fn)
     with pytest.raises(DefinitionError, match=r"can't be named 'a\.b'"):
         step(name="a.b")(double.fn)
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+def formats_a_representation(x: int) -> Any:
+    return wrap(f"hello {x!r}")
+
+
+def formats_a_list(x: int) -> Any:
+    return wrap(f"{[x]}")
+
+
+def hides_in_a_named_tuple(x: int) -> Any:
+    return wrap(Pair(x, 1))
+
+
+def hides_in_a_nested_list(x: int) -> Any:
+    return wrap(Wrapper([x]))
+
+
+def slices(x: list[int], n: int = 2) -> Any:
+    return wrap(x[:n])
+
+
+def checks_identity_of_a_result(x: int) -> Any:
+    result = double(x)
+    return wrap(1 if result is None else 2)
+
+
+def checks_identity_of_a_part(x: dict[str, int]) -> Any:
+    return wrap(1 if x["a"] is None else 2)
+
+
+def sets_an_attribute(x: Any) -> Any:
+    x.name = 1
+    return wrap(x)
+
+
+LATER_BODIES = [
+    formats_a_representation,
+    formats_a_list,
+    hides_in_a_named_tuple,
+    hides_in_a_nested_list,
+    slices,
+    checks_identity_of_a_result,
+    checks_identity_of_a_part,
+    sets_an_attribute,
+]
+
+
+@pytest.mark.parametrize("body", LATER_BODIES, ids=lambda body: body.__name__)
+def test_no_placeholder_silently_becomes_a_value(body: Callable[..., Any]) -> None:
+    with pytest.raises(DefinitionError):
+        pipeline(body)
+
+
+def test_what_a_plain_helper_returns_may_be_tested() -> None:
+    def settings() -> dict[str, int] | None:
+        return None
+
+    @pipeline
+    def served(x: int) -> int:
+        found = settings()
+        return double(x) if found is None else 0
+
+    assert served(2) == 4
+
+
+def test_a_dynamic_pipeline_in_a_static_one_is_refused() -> None:
+    @pipeline(dynamic=True)
+    def inner(x: int) -> int:
+        return double(x) if x else 0
+
+    with pytest.raises(DefinitionError, match="pipeline 'inner' is dynamic"):
+
+        @pipeline
+        def outer(x: int) -> int:
+            return inner(x)
+
+
+def test_an_annotation_that_names_another_number_of_outputs_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="names 2 outputs, and its body returns 1"):
+
+        @pipeline
+        def served(x: int) -> tuple[Annotated[int, "a"], Annotated[int, "b"]]:
+            return double(x)  # type: ignore[return-value]
+
+
+def test_two_outputs_of_one_name_are_refused() -> None:
+    with pytest.raises(DefinitionError, match=r"two of its outputs have one name \(a, a\)"):
+
+        @pipeline
+        def served(x: int) -> tuple[Annotated[int, "a"], Annotated[int, "a"]]:
+            return double(x), double(x)

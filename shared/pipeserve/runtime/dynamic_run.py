@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from pipeserve.runtime.executor import Run
-from pipeserve.runtime.failures import causes
-from pipeserve.runtime.run import EventSink, RunRequest
+from pipeserve.runtime.failures import causes, traceback_of
+from pipeserve.runtime.run import EventSink, RunRequest, RunStopped
 from pipeserve.runtime.step_calls import Engine
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode, PipelineDefinition
@@ -32,7 +32,7 @@ class DynamicRun(Run):
         self._names: set[str] = set()
         self._tapped: dict[str, Any] = {}
         self._value: Any = None
-        self._failed_step: tuple[BaseException, str] | None = None
+        self._failed_steps: list[tuple[BaseException, str]] = []
 
     def _begin(self) -> None:
         self.add_units(1)
@@ -62,18 +62,24 @@ class DynamicRun(Run):
             self._value = await self.drain_async(value, scope) if streams else await value
 
     @contextlib.contextmanager
-    def _body(self) -> Iterator[DynamicBody]:
+    def _body(self) -> Generator[DynamicBody]:
         scope = DynamicBody(self)
         token = current_scope.set(scope)
         try:
             yield scope
         except BaseException as error:  # the body may raise anything, SystemExit included: it fails the run
-            failed = self._failed_step
-            step = failed[1] if failed is not None and any(cause is failed[0] for cause in causes(error)) else None
+            step = self._step_behind(error)
+            if step is None and not isinstance(error, RunStopped):
+                self._tell_traceback(None, traceback_of(error))
             self.fail(error, step)
         finally:
             current_scope.reset(token)
             scope.end_print()
+
+    def _step_behind(self, error: BaseException) -> str | None:
+        """The step whose error led to this one."""
+        names = {id(failed): name for failed, name in self._failed_steps}
+        return next((names[id(cause)] for cause in causes(error) if id(cause) in names), None)
 
     # ---- what the body calls
 
@@ -107,14 +113,15 @@ class DynamicRun(Run):
         return value
 
     @contextlib.contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
+    def _counted(self, name: str) -> Generator[None]:
         """A step call as a unit of its own: the body may have put it into a thread or task that outlives it."""
         self.checkpoint()
         self.add_units(1)
         try:
             yield
         except BaseException as error:
-            self._failed_step = (error, name)
+            if not isinstance(error, (RunStopped, asyncio.CancelledError)):
+                self._failed_steps.append((error, name))
             raise
         finally:
             self.add_units(-1)
@@ -155,7 +162,7 @@ class DynamicRun(Run):
     def _forget(self) -> None:
         self._value = None
         self._tapped = {}
-        self._failed_step = None
+        self._failed_steps = []
 
 
 class DynamicBody(StepContext):

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from pipeserve.errors import JobCanceledError, Problem, StepFailedError, TimedOutError
+from pipeserve.errors import JobCanceledError, Problem, ProblemError, StepFailedError, TimedOutError
 from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.encoding import NotJsonError, to_json
@@ -69,6 +69,10 @@ class Run(StepCalls):
         """Ask the run to stop; from any thread. False: it is ending already, in whatever way."""
         error = JobCanceledError(f"The job was canceled: {reason}" if reason else None)
         return self._stop_as(JobStatus.CANCELED, error.problem(job_id=self.job_id))
+
+    def interrupt(self, error: ProblemError) -> bool:
+        """End the run as failed with ``error``, which is none of its own doing; as :meth:`cancel` otherwise."""
+        return self._stop_as(JobStatus.FAILED, error.problem(job_id=self.job_id))
 
     def start(self) -> None:
         """Begin; on the loop."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from pipeserve.errors import InvocationError, Problem, StepFailedError, TimedOutError
 from pipeserve.events import clean_text
@@ -30,8 +31,6 @@ def traceback_of(error: BaseException) -> str:
 
 def cause_of(error: BaseException) -> BaseException:
     """The error that says most: of a group, the first that answers the caller, else the first."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
     leaves = list(_leaves(error))
     answers = [leaf for leaf in leaves if isinstance(leaf, InvocationError)]
     return (answers or leaves or [error])[0]
@@ -47,9 +46,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(found))
         yield found
-        if isinstance(found, BaseExceptionGroup):
-            waiting.extend(found.exceptions)
-        waiting += [found.__context__, found.__cause__]
+        waiting += [*_members(found), found.__context__, found.__cause__]
 
 
 def problem_of(
@@ -76,9 +73,13 @@ def problem_of(
     return StepFailedError(detail, step=step).problem(job_id=job_id)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for member in group.exceptions:
-        if isinstance(member, BaseExceptionGroup):
-            yield from _leaves(member)  # pyright: ignore[reportUnknownArgumentType] - a group of whatever
-        elif not isinstance(member, (RunStopped, asyncio.CancelledError)):
-            yield member
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    members = _members(error)
+    for member in members:
+        yield from _leaves(member)
+    if not members and not isinstance(error, (RunStopped, asyncio.CancelledError)):
+        yield error
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    return cast(BaseExceptionGroup[BaseException], error).exceptions if isinstance(error, BaseExceptionGroup) else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,11 +27,12 @@ from pipeserve.runtime.publisher import Publisher
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest, RunResult
-from pipeserve.runtime.run_log import RunLog, final_view, step_report, terminal_event
+from pipeserve.runtime.run_log import STEPS_SHOWN, RunLog, final_view, step_report, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
 from pipeserve.settings import RuntimeSettings
 
+_log = logging.getLogger(__name__)
 _OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
 
 
@@ -92,7 +94,9 @@ class InlineRun:
         runs = self._runs
         try:
             await runs.ledger.open(self.job, runs.owner)
-        except StoreUnavailableError as error:
+        except Exception as error:  # whatever it is, who waits for it must learn of it
+            if not isinstance(error, StoreUnavailableError):
+                _log.exception("job %s could not be opened", self.job_id)
             opened.set_exception(error)
             opened.exception()  # seen: keep() may not be waiting for it
             return
@@ -104,7 +108,12 @@ class InlineRun:
                 result = await self.run.wait()
                 await self._ended.wait()
                 with contextlib.suppress(StaleAttemptError):  # its lease ran out: the record says worker_lost
-                    await recorder.finish(result, runs.latencies_of(result))
+                    await recorder.finish(
+                        result,
+                        runs.latencies_of(result),
+                        canceled_by=self.canceled_by,
+                        cancel_reason=self.cancel_reason,
+                    )
         finally:
             if runs.leases is not None:
                 runs.leases.discard(self.job_id)
@@ -122,9 +131,10 @@ class InlineRun:
         """The job as this process knows it."""
         result = self.result
         job = self.job
-        status = result.status if result else JobStatus.CANCELING if self.run.cancelled else JobStatus.RUNNING
+        canceling = self.run.stopping is JobStatus.CANCELED
+        status = result.status if result else JobStatus.CANCELING if canceling else JobStatus.RUNNING
         metadata = self._runs.definition.capture.metadata
-        steps = [step_report(record, 1) for record in result.steps] if result and metadata else self.log.steps()
+        steps = [step_report(record, 1) for record in result.steps[-STEPS_SHOWN:]] if result and metadata else None
         return Job(
             job_id=job.job_id,
             run_id=job.job_id,
@@ -142,7 +152,7 @@ class InlineRun:
             worker=self._runs.owner,
             execution_time=result.execution_time if result else None,
             progress=self.log.progress(),
-            steps=steps,
+            steps=self.log.steps() if steps is None else steps,
             outputs=orjson.loads(result.outputs_json) if result and result.outputs_json else None,
             error=result.error if result else None,
             canceled_by=self.canceled_by,
@@ -172,6 +182,8 @@ class InlineRun:
                 outputs=result.outputs_json,
                 error=result.error,
                 latencies=self._runs.latencies_of(result),
+                canceled_by=self.canceled_by,
+                cancel_reason=self.cancel_reason,
             ),
         )
 
@@ -207,12 +219,9 @@ class InlineRuns:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.drain(0)
-        for run in list(self._runs.values()):
-            run.run.cancel("the process is shutting down")
-        if self._settling or self._runs:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._settled(), 1.0)
+        await self.interrupt()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._settled(), 1.0)
         for task in list(self._settling):
             task.cancel()
         await self._publisher.__aexit__(None, None, None)
@@ -254,7 +263,14 @@ class InlineRuns:
             keep_parameters=capture.metadata and not capture.memory_only,
             keep_events=not capture.memory_only,
         )
-        log = RunLog(job_id, 1, capture, definition.total_steps)
+        log = RunLog(
+            job_id,
+            1,
+            capture,
+            definition.total_steps,
+            recorded=not capture.memory_only,
+            on_full=None if capture.memory_only else lambda: self._record(job_id),
+        )
         request = RunRequest(
             job_id,
             1,
@@ -288,12 +304,10 @@ class InlineRuns:
             return None
         if inline.result is not None:
             return Cancellation(inline.result.status, already_finished=True)
-        if not inline.run.cancelled:
+        if inline.run.cancel(reason):
             inline.canceled_by, inline.cancel_reason = by, reason
-            inline.log.send(
-                Event(EventType.CANCELLATION_REQUESTED, job_id, 1, message=reason, data={"by": by, "reason": reason})
-            )
-            inline.run.cancel(reason)
+            data = {"reason": reason, "canceled_by": by}
+            inline.log.send(Event(EventType.CANCELLATION_REQUESTED, job_id, 1, message=reason, data=data))
         return Cancellation(JobStatus.CANCELING, already_finished=False)
 
     async def drain(self, seconds: float) -> None:
@@ -304,6 +318,20 @@ class InlineRuns:
             await asyncio.wait(running, timeout=seconds)
         for task in running:
             task.cancel()
+
+    async def interrupt(self, seconds: float = 1.0) -> None:
+        """End every run of this process as failed with ``draining``; wait up to ``seconds`` until they have ended."""
+        await self.drain(0)
+        running = [inline for inline in self._runs.values() if not inline.run.done]
+        for inline in running:
+            inline.run.interrupt(
+                DrainingError("The process that ran this is shutting down; call again.", retry_after=1)
+            )
+        if running:
+            waits = [asyncio.ensure_future(inline.run.wait()) for inline in running]
+            _, late = await asyncio.wait(waits, timeout=seconds)
+            for task in late:
+                task.cancel()
 
     def figures(self) -> LocalFigures:
         """What the store does not count."""
@@ -338,10 +366,21 @@ class InlineRuns:
             self._hand_over(inline, result)
 
     async def _settle(self, inline: InlineRun, result: RunResult) -> None:
-        if await inline.ended():
+        try:
+            recorded = await inline.ended()
+        except Exception:  # the store refused the record: the run is over all the same
+            _log.exception("job %s could not be recorded", inline.job_id)
+            self._forget(inline)
+            return
+        if recorded:
             self._forget(inline)
         else:  # the store was away when the run was to be opened
             self._hand_over(inline, result)
+
+    def _record(self, job_id: str) -> None:
+        inline = self._runs.get(job_id)
+        if inline is not None and inline.result is None:
+            inline.begin_recording()
 
     def _hand_over(self, inline: InlineRun, result: RunResult) -> None:
         if self.definition.capture.memory_only:
@@ -351,6 +390,8 @@ class InlineRuns:
             self._publisher.publish(inline)
 
     async def _settled(self) -> None:
+        await asyncio.gather(*(inline.run.wait() for inline in self._runs.values()))
+        await asyncio.sleep(0)  # the callbacks of those ends: they are queued, or begin to settle
         while self._settling:
             await asyncio.wait(list(self._settling))
 

@@ -73,6 +73,9 @@ class _RoutedStream(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)  # reconfigure, name, mode …: as without a service
+
 
 class _RoutedHandler(logging.Handler):
     def __init__(self, routing: LogRouting) -> None:
@@ -80,6 +83,10 @@ class _RoutedHandler(logging.Handler):
         self._routing = routing
 
     def emit(self, record: logging.LogRecord) -> None:
+        # Where nobody has configured logging, this handler would silence logging's own last resort.
+        last_resort = logging.lastResort
+        if last_resort and record.levelno >= last_resort.level and logging.getLogger().handlers == [self]:
+            last_resort.handle(record)
         context = self._routing.context()
         if context is None:
             return

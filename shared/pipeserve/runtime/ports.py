@@ -76,6 +76,10 @@ class Outcome:
     error: Problem | None = None
     latencies: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
     """Seconds observed, by kind: ``sync``, ``async``, ``pickup``, ``step``."""
+    canceled_by: str | None = None
+    """Who canceled the run, where its own process knows; what ``cancel`` has recorded before stays."""
+    cancel_reason: str | None = None
+    """Why, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,11 @@ class JobLedger(Protocol):
         ...
 
     async def record(self, runs: Sequence[FinishedRun]) -> None:
-        """Record synchronous runs that were never opened and have ended; one round trip for all."""
+        """Record synchronous runs that have ended; one round trip for all.
+
+        A run that is open under the same owner ends so: its ``open`` was written although that seemed to fail. What
+        has ended before stays as it is.
+        """
         ...
 
     async def get(self, job_id: str) -> Job | None:
@@ -162,7 +170,10 @@ class JobLedger(Protocol):
         ...
 
     async def renew(self, owner: str, job_ids: Sequence[str]) -> Renewal:
-        """Extend the leases of ``owner``'s jobs by a whole lease from now."""
+        """Extend the leases of ``owner``'s jobs by a whole lease from now.
+
+        Then jobs of others whose lease ran out are taken back, as by :meth:`claim`.
+        """
         ...
 
     async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:

@@ -61,6 +61,7 @@ class Publisher(Generic[T]):
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
         self._queued = self._processed = self._failed = self._dropped = 0
+        self._one_by_one = 0  # so many of the next items were in a batch that failed: each for itself now
         self._reported = float("-inf")
 
     async def __aenter__(self) -> Self:
@@ -101,7 +102,9 @@ class Publisher(Generic[T]):
                 self._wake.clear()
                 await self._wake.wait()
                 await asyncio.sleep(_LINGER)
-            batch = [self._queue[index] for index in range(min(len(self._queue), self._max_batch))]
+            size = 1 if self._one_by_one else min(len(self._queue), self._max_batch)
+            self._one_by_one = max(0, self._one_by_one - 1)
+            batch = [self._queue[index] for index in range(size)]
             try:
                 await self._write(batch)
             except StoreUnavailableError as error:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from pipeserve.errors import InvalidParametersError
+from pipeserve.errors import DrainingError, InvalidParametersError
 from pipeserve.runtime.dynamic_run import DynamicRun
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.isolation import LogRouting
@@ -21,7 +21,7 @@ from pipeserve.runtime.static_run import StaticRun, tap_place
 from pipeserve.runtime.step_calls import Engine
 from pipeserve.runtime.threads import ThreadPool
 from pipeserve.sdk.definition import PipelineDefinition
-from pipeserve.sdk.local import call_hook, takes_state
+from pipeserve.sdk.local import takes_state
 from pipeserve.settings import RuntimeSettings
 
 _THREADS_PER_RUN = 4  # parallel branches of one run; beyond, they wait for a thread
@@ -59,15 +59,17 @@ class RealtimeRuntime:
         engine = self._engine
         assert engine is not None
         for run in list(self._runs):
-            run.cancel("the process is shutting down")
+            run.interrupt(DrainingError("The process that ran this is shutting down."))
         if self._runs:
             await asyncio.wait([asyncio.ensure_future(run.wait()) for run in self._runs], timeout=1)
-        await asyncio.to_thread(engine.threads.close, 1.0)
-        if self.definition.capture.logs:
-            engine.log_routing.__exit__()
-        if self.definition.on_cleanup is not None:
-            await _run_hook(self.definition.on_cleanup, engine.pipeline_state)
-        self._engine = None
+        try:
+            await asyncio.to_thread(engine.threads.close, 1.0)
+        finally:
+            if self.definition.capture.logs:
+                engine.log_routing.__exit__()
+            self._engine = None
+            if self.definition.on_cleanup is not None:
+                await _run_hook(self.definition.on_cleanup, engine.pipeline_state)
 
     @property
     def active(self) -> int:
@@ -106,9 +108,11 @@ class RealtimeRuntime:
 
 async def _run_hook(hook: Callable[..., Any], *state: Any) -> Any:
     """Call ``on_init`` or ``on_cleanup``: an async one on this loop, a sync one in a thread."""
+    arguments = state if state and takes_state(hook) else ()
     if inspect.iscoroutinefunction(hook):
-        return await (hook(*state) if state and takes_state(hook) else hook())
-    return await asyncio.to_thread(call_hook, hook, *state)
+        return await hook(*arguments)
+    result = await asyncio.to_thread(hook, *arguments)
+    return await result if inspect.isawaitable(result) else result  # a lambda around an async function, say
 
 
 __all__ = ["RealtimeRuntime", "Run", "RunRequest", "RunResult"]

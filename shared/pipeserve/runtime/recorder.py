@@ -21,6 +21,7 @@ from pipeserve.runtime.run_log import RunLog, final_view, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
 
 _LINGER = 0.005  # seconds to wait for more events before a batch is written
+_BATCH = 500  # events in one write: one script holds up the store for all
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 1.0
 
@@ -44,7 +45,7 @@ class LiveRecorder:
         self._ledger = ledger
         self._capture = definition.capture
         self._forget = log is None  # a log of our own has no other reader
-        self.log = log or RunLog(job_id, attempt, definition.capture, definition.total_steps)
+        self.log = log or RunLog(job_id, attempt, definition.capture, definition.total_steps, recorded=True)
         self._written = 0
         self._wake: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
@@ -65,7 +66,14 @@ class LiveRecorder:
         if not self._capture.memory_only:
             self.log.send(event)
 
-    async def finish(self, result: RunResult, latencies: Mapping[str, Sequence[float]] | None = None) -> JobStatus:
+    async def finish(
+        self,
+        result: RunResult,
+        latencies: Mapping[str, Sequence[float]] | None = None,
+        *,
+        canceled_by: str | None = None,
+        cancel_reason: str | None = None,
+    ) -> JobStatus:
         """Write the last events, the result and the terminal event together; returns the status as recorded.
 
         A cancel that was accepted meanwhile wins: the job then is ``canceled``. Raises StaleAttemptError, and writes
@@ -77,7 +85,7 @@ class LiveRecorder:
         while True:
             terminal = terminal_event(self.job_id, self.attempt, result)
             self.log.close(terminal)
-            bodies = [] if self._capture.memory_only else self.log.bodies(self._written)[:-1]
+            bodies = [] if self._capture.memory_only else await self._last_bodies()
             outcome = Outcome(
                 status=result.status,
                 terminal_event=encode_body(terminal),
@@ -85,12 +93,33 @@ class LiveRecorder:
                 outputs=result.outputs_json,
                 error=result.error,
                 latencies=dict(latencies or {}),
+                canceled_by=canceled_by,
+                cancel_reason=cancel_reason,
             )
             view = final_view(result, self.log, self._capture)
             if await self._until_written(bodies, outcome, view):
                 return result.status
             error = JobCanceledError("The job was canceled.").problem(job_id=self.job_id)
             result = replace(result, status=JobStatus.CANCELED, outputs=None, outputs_json=None, error=error)
+
+    async def _last_bodies(self) -> list[bytes]:
+        """What is to be written with the end: the rest of the log, at most a batch of it."""
+        while len(bodies := self.log.bodies(self._written)[:-1]) > _BATCH:
+            batch = bodies[:_BATCH]
+            backoff = _FIRST_BACKOFF
+            while True:
+                try:
+                    await self._ledger.append(self.job_id, self.attempt, batch, RunView())
+                    break
+                except StoreUnavailableError:
+                    await asyncio.sleep(backoff)
+                    backoff = min(backoff * 2, _LAST_BACKOFF)
+            self._have_written(len(batch))
+        return bodies
+
+    def _have_written(self, count: int) -> None:
+        self._written += count
+        self.log.written(self._written, forget=self._forget)
 
     async def _until_written(self, bodies: Sequence[bytes], outcome: Outcome, view: RunView) -> bool:
         backoff = _FIRST_BACKOFF
@@ -108,7 +137,7 @@ class LiveRecorder:
             if not self._ending.is_set():
                 await asyncio.sleep(_LINGER)
             wake.clear()
-            bodies = self.log.bodies(self._written)
+            bodies = self.log.bodies(self._written, _BATCH)
             if not bodies or self.log.closed:
                 continue
             try:
@@ -123,9 +152,9 @@ class LiveRecorder:
                 return
             else:
                 backoff = _FIRST_BACKOFF
-                self._written += len(bodies)
-                if self._forget:
-                    self.log.forget(self._written)
+                self._have_written(len(bodies))
+                if len(bodies) == _BATCH:
+                    wake.set()  # there may be more
 
     async def _stop(self) -> None:
         # Not cancelled: a write under way must come to its end, or nobody knows whether it happened.

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -24,13 +25,28 @@ from pipeserve.runtime.progress import ProgressTracker
 from pipeserve.runtime.run import RunResult, StepRecord
 from pipeserve.sdk.capture import Capture
 
+STEPS_SHOWN = 1000
+"""Steps that a job's record lists."""
+
 
 class RunLog:
     """An :class:`~pipeserve.runtime.run.EventSink` that numbers and keeps. Make it on the loop its readers run on."""
 
     def __init__(
-        self, job_id: str, attempt: int, capture: Capture, total_steps: int | None, *, limit: int = 10_000
+        self,
+        job_id: str,
+        attempt: int,
+        capture: Capture,
+        total_steps: int | None,
+        *,
+        limit: int = 10_000,
+        recorded: bool = False,
+        on_full: Callable[[], object] | None = None,
     ) -> None:
+        """``recorded``: a recorder writes the log elsewhere, and nothing goes before it has (:meth:`written`).
+
+        ``on_full`` is called on the loop, once, when there are ``limit`` entries.
+        """
         self.job_id = job_id
         self.attempt = attempt
         self._capture = capture
@@ -39,6 +55,8 @@ class RunLog:
         self._lock = threading.Lock()
         self._entries: list[Event | bytes] = []
         self._dropped = 0  # entries before the first kept one
+        self._written = 0 if recorded else None  # through which number entries may go; None: any
+        self._on_full = on_full
         self._tracker = ProgressTracker(total_steps)
         self._records: dict[str, StepRecord] = {}
         self._closed = False
@@ -87,9 +105,18 @@ class RunLog:
 
     def _append(self, event: Event) -> None:
         self._entries.append(event)
+        if self._on_full is not None and len(self._entries) >= self._limit:
+            self._on_loop(self._on_full)
+            self._on_full = None
         if len(self._entries) > 2 * self._limit:
-            self._dropped += len(self._entries) - self._limit
-            del self._entries[: -self._limit]
+            self._trim(len(self._entries) - self._limit)
+
+    def _trim(self, count: int) -> None:
+        if self._written is not None:
+            count = min(count, self._written - self._dropped)
+        if count > 0:
+            self._dropped += count
+            del self._entries[:count]
 
     def _note_step(self, event: Event) -> None:
         name = event.step_name
@@ -153,17 +180,19 @@ class RunLog:
             found.append(LogEntry(after + 1 + index, body))
         return found
 
-    def bodies(self, after: int) -> list[bytes]:
-        """The encoded bodies that follow number ``after``."""
-        return [entry.body for entry in self.read(after) if isinstance(entry, LogEntry)]
+    def bodies(self, after: int, limit: int | None = None) -> list[bytes]:
+        """The encoded bodies that follow number ``after``, none left out. Raises LookupError if some are gone."""
+        entries = self.read(after, limit)
+        if entries and isinstance(entries[0], LogGap):
+            raise LookupError(f"entries {entries[0].first} to {entries[0].last} of job {self.job_id} are gone")
+        return [entry.body for entry in entries if isinstance(entry, LogEntry)]
 
-    def forget(self, through: int) -> None:
-        """Drop the entries up to this number: they are safe elsewhere, and nobody follows here."""
+    def written(self, through: int, *, forget: bool = False) -> None:
+        """Entries up to this number are safe elsewhere. ``forget``: and nobody follows here, so let them go."""
         with self._lock:
-            count = through - self._dropped
-            if count > 0:
-                del self._entries[:count]
-                self._dropped = through
+            self._written = through
+            if forget:
+                self._trim(through - self._dropped)
 
     @contextlib.asynccontextmanager
     async def follow(self, *, after: int = 0) -> AsyncGenerator[AsyncIterator[LogEntry | LogGap]]:
@@ -206,14 +235,15 @@ class RunLog:
             return []
         with self._lock:
             records = list(self._records.values())
-        return [step_report(record, self.attempt) for record in records]
+        return [step_report(record, self.attempt) for record in records[-STEPS_SHOWN:]]
 
     def view(self) -> RunView:
         """Progress and steps as the job's record shows them."""
-        steps = self.steps() if self._capture.metadata else None
+        with self._lock:
+            records = list(self._records.values())
         return RunView(
             progress=self.progress().model_dump_json().encode(),
-            steps=None if steps is None else orjson.dumps([step.model_dump(mode="json") for step in steps]),
+            steps=steps_json(records, self.attempt) if self._capture.metadata else None,
         )
 
     def _encode(self, event: Event) -> bytes:
@@ -228,28 +258,33 @@ class RunLog:
                 self._entries[index] = body
 
 
+def step_fields(record: StepRecord, attempt: int) -> dict[str, Any]:
+    """A step's record as the members of a :class:`~pipeserve.jobs.StepReport`."""
+    return {
+        "name": record.name,
+        "status": record.status,
+        "attempt": attempt,
+        "started_at": datetime.fromtimestamp(record.started_at, UTC),
+        "duration": record.duration,
+        "cached": record.cached,
+    }
+
+
 def step_report(record: StepRecord, attempt: int) -> StepReport:
     """A step's record as the wire shows it."""
-    return StepReport.model_validate(
-        {
-            "name": record.name,
-            "status": record.status,
-            "attempt": attempt,
-            "started_at": record.started_at,
-            "duration": record.duration,
-            "cached": record.cached,
-        }
-    )
+    return StepReport.model_construct(**step_fields(record, attempt))
+
+
+def steps_json(records: Sequence[StepRecord], attempt: int) -> bytes:
+    """The newest steps as JSON. A dynamic run may make very many: all are in the log, and these in the record."""
+    return orjson.dumps([step_fields(record, attempt) for record in records[-STEPS_SHOWN:]], option=orjson.OPT_UTC_Z)
 
 
 def final_view(result: RunResult, log: RunLog, capture: Capture) -> RunView:
     """The view of a run that has ended: its steps as the run itself counted them."""
-    steps: Sequence[StepReport] = (
-        [step_report(record, log.attempt) for record in result.steps] if capture.metadata else []
-    )
     return RunView(
         progress=log.progress().model_dump_json().encode(),
-        steps=orjson.dumps([step.model_dump(mode="json") for step in steps]) if capture.metadata else None,
+        steps=steps_json(result.steps, log.attempt) if capture.metadata else None,
     )
 
 

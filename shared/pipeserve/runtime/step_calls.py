@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,15 @@ import orjson
 from pipeserve.errors import InvocationError, Problem, StepFailedError, TimedOutError
 from pipeserve.events import Event, EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.encoding import to_json
+from pipeserve.runtime.encoding import NotJsonError, to_json
 from pipeserve.runtime.failures import cause_of, problem_of, traceback_of, words_of
 from pipeserve.runtime.isolation import LogRouting
 from pipeserve.runtime.run import EventSink, RunRequest, RunStopped, StepRecord
 from pipeserve.runtime.threads import ThreadPool
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,11 @@ class StepCalls(ABC):
         message: str | None = None,
         error: Problem | None = None,
     ) -> None:
-        """Tell whoever follows. Raises NotJsonError for an emitted value that has no JSON form."""
+        """Tell whoever follows. A value without a JSON form is told as null, with its type: telling changes nothing."""
         if self._sink is None or self._over:
             return
         if event_type in (EventType.OUTPUT, EventType.METADATA):
-            data = orjson.Fragment(to_json(data))  # now: the step may change the value after
+            data = _told(data)  # now: the step may change the value after
         self._sink.send(
             Event(event_type, self.job_id, self.attempt, time.time(), step_name, level, message, data, error)
         )
@@ -148,7 +151,7 @@ class StepCalls(ABC):
         return drained
 
     @contextlib.contextmanager
-    def cancellable(self, name: str | None) -> Iterator[None]:
+    def cancellable(self, name: str | None) -> Generator[None]:
         """While entered, a stop cancels the current task, which then raises RunStopped."""
         task = asyncio.current_task()
         assert task is not None
@@ -173,7 +176,7 @@ class StepCalls(ABC):
                 self._tasks.discard(task)
 
     @contextlib.contextmanager
-    def _step(self, name: str, timeout: float | None) -> Iterator[StepContext]:
+    def _step(self, name: str, timeout: float | None) -> Generator[StepContext]:
         self.checkpoint()
         record = StepRecord(name, time.time())
         started = time.perf_counter()
@@ -207,10 +210,20 @@ class StepCalls(ABC):
             return
         record.status = "failed"
         if not isinstance(cause_of(error), InvocationError):
-            self.report(EventType.LOG, record.name, {"logger": "traceback"}, level="error", message=traceback_of(error))
+            self._tell_traceback(record.name, traceback_of(error))
         problem = self.problem(error, record.name)
         data = {"duration": record.duration}
         self.report(EventType.STEP_FAILED, record.name, data, level="error", message=problem.detail, error=problem)
+
+    def _tell_traceback(self, step: str | None, text: str) -> None:
+        """To the process's log; to the job's events only where callers may see tracebacks."""
+        if self.engine.expose_tracebacks:
+            self.report(EventType.LOG, step, {"logger": "traceback"}, level="error", message=text)
+        token = current_scope.set(None)  # what is logged in a step's scope would be an event of the job
+        try:
+            _log.error("step %r of job %s failed\n%s", step, self.job_id, text.rstrip())
+        finally:
+            current_scope.reset(token)
 
     def problem(self, error: BaseException, step: str | None) -> Problem:
         """The problem document of an error that ended a step or the body."""
@@ -239,3 +252,18 @@ class StepCalls(ABC):
     def _on_loop(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending, nothing runs on it
             self.engine.loop.call_soon_threadsafe(call)
+
+
+def _told(data: dict[str, Any]) -> orjson.Fragment:
+    """``data`` as JSON, with null for each member that has no JSON form, and what type it was."""
+    try:
+        return orjson.Fragment(to_json(data))
+    except NotJsonError:
+        told: dict[str, Any] = {}
+        types: dict[str, str] = {}
+        for name, value in data.items():
+            try:
+                told[name] = orjson.Fragment(to_json(value))
+            except NotJsonError as error:
+                told[name], types[name] = None, error.type_name
+        return orjson.Fragment(to_json({**told, "not_json": types}))

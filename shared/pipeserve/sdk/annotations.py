@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -34,13 +35,21 @@ def type_hints(fn: Callable[..., Any], local_names: dict[str, Any]) -> dict[str,
         return get_type_hints(fn, localns=local_names, include_extras=True)
     except NameError:
         hints: dict[str, Any] = {}
-        for name, annotation in inspect.get_annotations(fn).items():
+        for name, annotation in _unresolved(fn).items():
             holder = types.SimpleNamespace(__annotations__={name: annotation})
             try:
                 hints |= get_type_hints(holder, globalns=fn.__globals__, localns=local_names, include_extras=True)
             except NameError:
                 hints[name] = Any
         return hints
+
+
+def _unresolved(fn: Callable[..., Any]) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):  # annotations are code there: asking for their values raises the NameError again
+        from annotationlib import Format, get_annotations
+
+        return get_annotations(fn, format=Format.FORWARDREF)
+    return inspect.get_annotations(fn)
 
 
 def mode_of(fn: Callable[..., Any], returns: Any) -> Mode:
@@ -63,7 +72,7 @@ def outputs_of(returns: Any, mode: Mode) -> tuple[Output, ...]:
         return (Output(name or "output", list[inner]),)
     if get_origin(value) is tuple and name is None:
         members = [(_name_of(member), _without_name(member)) for member in get_args(value)]
-        if members and all(member_name for member_name, _ in members):
+        if len(members) > 1 and all(member_name for member_name, _ in members):
             return tuple(Output(str(member_name), annotation) for member_name, annotation in members)
     return (Output(name or "output", value),)
 

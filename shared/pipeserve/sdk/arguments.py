@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 Access = tuple[Literal["item", "attribute"], Any]
 """One step into a value: ``value[key]`` or ``value.name``."""
@@ -92,9 +92,11 @@ def resolver(argument: Argument) -> Resolver:
     if isinstance(argument, Collection):
         return _collector(argument)
     value = argument.value
-    if isinstance(value, (list, dict, set, bytearray)):
+    try:
+        hash(value)
+    except TypeError:
         # A default or constant that a step may change: each run gets its own, so none sees another's.
-        return lambda parameters, results: copy.deepcopy(cast(object, value))
+        return lambda parameters, results: copy.deepcopy(value)
     return lambda parameters, results: value
 
 

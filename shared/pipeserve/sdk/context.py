@@ -7,16 +7,23 @@ request never see another's.
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeserve.events import EventType
+from pipeserve.events import EventType, clean_text
 
 if TYPE_CHECKING:
     from pipeserve.sdk.step import Step
+
+
+_LINE_END = re.compile(r"\r?\n|\r")
+_MOST_PIECES = 65_536  # of an open line; then what there is counts as a line
 
 
 class Scope(Protocol):
@@ -65,15 +72,15 @@ class RunControl(Protocol):
 class StepContext:
     """Where the running code is: ``get_context()`` in a step returns it."""
 
-    __slots__ = ("_deadline", "_line", "_outputs", "_run", "step_name")
+    __slots__ = ("_deadline", "_open_lines", "_outputs", "_run", "step_name")
 
     def __init__(self, run: RunControl, step_name: str | None, timeout: float | None = None) -> None:
         self._run = run
         self.step_name = step_name
         """The name of this call in its pipeline; None in the body of a dynamic pipeline."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._outputs = 0
-        self._line = ""
+        self._outputs = itertools.count()
+        self._open_lines: dict[int, list[str]] = {}  # by thread: what it printed since its last line end
 
     @property
     def job_id(self) -> str:
@@ -118,15 +125,15 @@ class StepContext:
     def emit(self, value: Any) -> None:
         """Send ``value`` as an ``output`` event."""
         self._run.checkpoint()
-        self._run.report(EventType.OUTPUT, self.step_name, {"value": value, "index": self._outputs})
-        self._outputs += 1
+        self._run.report(EventType.OUTPUT, self.step_name, {"value": value, "index": next(self._outputs)})
 
     def progress(self, fraction: float, message: str) -> None:
         """Send a ``progress_update``."""
         if not 0 <= fraction <= 1:
             raise ValueError(f"progress: fraction must be between 0 and 1, not {fraction!r}")
         self._run.checkpoint()
-        self._run.report(EventType.PROGRESS_UPDATE, self.step_name, {"fraction": fraction}, message=message or None)
+        words = clean_text(str(message)) if message else None
+        self._run.report(EventType.PROGRESS_UPDATE, self.step_name, {"fraction": float(fraction)}, message=words)
 
     def log_metadata(self, values: Mapping[str, Any]) -> None:
         """Send a ``metadata`` event."""
@@ -134,19 +141,31 @@ class StepContext:
 
     def log(self, level: str, message: str, logger: str) -> None:
         """Send a ``log`` event. ``logger`` is ``print`` for standard output."""
-        self._run.report(EventType.LOG, self.step_name, {"logger": logger}, level=level, message=message)
+        self._run.report(EventType.LOG, self.step_name, {"logger": logger}, level=level, message=clean_text(message))
 
     def print(self, text: str) -> None:
-        """Take what the step writes to standard output; each whole line is a ``log`` event."""
-        *lines, self._line = (self._line + text).split("\n")
+        """Take what the step writes to standard output; each whole line is a ``log`` event.
+
+        A carriage return ends a line too, as progress bars use it.
+        """
+        parts = self._open_lines.setdefault(threading.get_ident(), [])
+        if "\n" not in text and "\r" not in text and len(parts) < _MOST_PIECES:
+            parts.append(text)
+            return
+        *lines, rest = _LINE_END.split("".join([*parts, text]))
+        if not lines:
+            lines, rest = [rest], ""
+        parts[:] = [rest] if rest else []
         for line in lines:
             self.log("info", line, "print")
 
     def end_print(self) -> None:
         """The step has ended: what it printed without a line end is its last line."""
-        if self._line:
-            line, self._line = self._line, ""
-            self.log("info", line, "print")
+        if self._open_lines:
+            for parts in self._open_lines.values():
+                if line := "".join(parts):
+                    self.log("info", line, "print")
+            self._open_lines = {}
 
 
 def run_of(context: StepContext) -> RunControl:

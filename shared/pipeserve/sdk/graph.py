@@ -6,9 +6,11 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn, cast
+
+from pydantic import BaseModel
 
 from pipeserve.errors import DefinitionError
 from pipeserve.sdk.arguments import Argument, Collection, Constant, Default, FromNode, sources
@@ -122,7 +124,7 @@ class Tracer:
             else:
                 raise DefinitionError(
                     f"{self._here()}: step {name!r} can only come after results of steps "
-                    f"or names of calls, not {call!r}"
+                    f"or names of calls, not {placeholder_label(call) if isinstance(call, Placeholder) else call!r}"
                 )
 
     def _argument(self, value: Any, where: str) -> Argument:
@@ -136,13 +138,11 @@ class Tracer:
         if kind is dict:
             mapping = cast(dict[Any, Any], value)
             return Collection(dict, tuple(self._argument(item, where) for item in mapping.values()), tuple(mapping))
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            for member in dataclasses.fields(value):
-                if isinstance(hidden := getattr(value, member.name, None), Placeholder):
-                    raise DefinitionError(
-                        f"{self._here()}: {where} is a {type(value).__name__} made in the body "
-                        f"around {placeholder_label(hidden)}, whose value isn't there yet; make it inside a step"
-                    )
+        if (hidden := _hidden_placeholder(value, set())) is not None:
+            raise DefinitionError(
+                f"{self._here()}: {where} is a {type(value).__name__} made in the body around "
+                f"{placeholder_label(hidden)}, whose value isn't there yet; make it inside a step"
+            )
         return Constant(value)
 
     # ---- what comes out
@@ -167,8 +167,20 @@ class Tracer:
 
     def outputs(self, returned: Any, declared: tuple[Output, ...]) -> tuple[PipelineOutput, ...]:
         """The pipeline's outputs, from what its body returned and what its annotation names."""
-        if returned is None:
-            return ()
+        outputs = () if returned is None else self._all_outputs(returned, declared)
+        names = [output.name for output in outputs]
+        if len(set(names)) < len(names):
+            raise DefinitionError(
+                f"{self._here()}: two of its outputs have one name ({', '.join(names)}); name them: "
+                'tuple[Annotated[A, "a"], Annotated[B, "b"]], or return a dict'
+            )
+        if len(declared) > 1 and len(outputs) != len(declared):
+            raise DefinitionError(
+                f"{self._here()}: its annotation names {len(declared)} outputs, and its body returns {len(outputs)}"
+            )
+        return outputs
+
+    def _all_outputs(self, returned: Any, declared: tuple[Output, ...]) -> tuple[PipelineOutput, ...]:
         first = declared[0]
         named = first.name != "output" or len(declared) > 1
         if type(returned) is dict:
@@ -210,11 +222,6 @@ class Tracer:
             else:
                 chosen = f"output_{index}"
             outputs.append(self._output(chosen, value, Any))
-        if len({output.name for output in outputs}) < len(outputs):
-            raise DefinitionError(
-                f"{self._here()} returns the same result twice; name its outputs: "
-                'tuple[Annotated[A, "a"], Annotated[B, "b"]]'
-            )
         return tuple(outputs)
 
     def _output(self, name: str, value: Any, annotation: Any) -> PipelineOutput:
@@ -275,6 +282,27 @@ class Tracer:
         return f"pipeline {self.pipeline_name!r}"
 
 
+def _hidden_placeholder(value: Any, seen: set[int]) -> Placeholder | None:
+    """A placeholder somewhere inside a value that the body made."""
+    if isinstance(value, Placeholder):
+        return value
+    if id(value) in seen or isinstance(value, (str, bytes, int, float, type(None), type)):
+        return None
+    seen.add(id(value))
+    members: list[Any] = []
+    if isinstance(value, Mapping):
+        mapping = cast(Mapping[Any, Any], value)
+        members += [*mapping.keys(), *mapping.values()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        members += cast(Iterable[Any], value)
+    elif isinstance(value, slice):
+        parts = cast("slice[Any, Any, Any]", value)
+        members += [parts.start, parts.stop, parts.step]
+    elif dataclasses.is_dataclass(value) or isinstance(value, BaseModel):
+        members += vars(value).values() if hasattr(value, "__dict__") else ()
+    return next((hidden for member in members if (hidden := _hidden_placeholder(member, seen)) is not None), None)
+
+
 class _Awaitable:
     """A traced sub-pipeline's result, which an async body awaits."""
 
@@ -286,15 +314,18 @@ class _Awaitable:
         yield
 
 
-def refuse_identity_tests(pipeline_name: str, fn: Callable[..., Any], parameters: Iterable[str]) -> None:
-    """Refuse ``x is None`` and ``isinstance(x, T)`` on parameters: Python lets no placeholder catch these, and the
-    body would silently be read with the wrong answer."""
+def refuse_identity_tests(
+    pipeline_name: str, fn: Callable[..., Any], parameters: Iterable[str], local_names: Mapping[str, Any]
+) -> None:
+    """Refuse ``x is None``, ``isinstance(x, T)`` and ``match x`` on parameters, results of steps and parts of these:
+    Python lets no placeholder catch them, and the body would silently be read with the wrong answer."""
     try:
         source, first_line = inspect.getsourcelines(fn)
         tree = ast.parse(textwrap.dedent("".join(source)))
     except (OSError, SyntaxError):
         return  # no source (a console, a lambda in an expression): nothing to read
-    names = set(parameters)
+    known: dict[str, Any] = {**getattr(fn, "__globals__", {}), **local_names}
+    names = {*parameters, *_names_of_results(tree, known)}
     for node in ast.walk(tree):
         tested: list[ast.expr] = []
         if isinstance(node, ast.Compare) and any(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
@@ -303,9 +334,34 @@ def refuse_identity_tests(pipeline_name: str, fn: Callable[..., Any], parameters
             tested = node.args[:1]
         elif isinstance(node, ast.Match):
             tested = [node.subject]
-        for name in tested:
+        for expression in tested:
+            name = _root(expression)
             if isinstance(name, ast.Name) and name.id in names:
                 place = f"{inspect.getsourcefile(fn)}:{first_line + name.lineno - 1}"
-                raise DefinitionError(
-                    f"pipeline {pipeline_name!r} ({place}): parameter {name.id!r} is tested, {_TOO_EARLY}"
-                )
+                raise DefinitionError(f"pipeline {pipeline_name!r} ({place}): {name.id!r} is tested, {_TOO_EARLY}")
+
+
+def _root(expression: ast.expr) -> ast.expr:
+    """``x`` of ``x["a"].b``."""
+    while isinstance(expression, (ast.Attribute, ast.Subscript)):
+        expression = expression.value
+    return expression
+
+
+def _names_of_results(tree: ast.AST, known: Mapping[str, Any]) -> set[str]:
+    """The names that the body gives to what its steps return."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            targets, value = node.targets, node.value
+        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+            targets, value = [node.target], node.value
+        else:
+            continue
+        if isinstance(value, ast.Await):
+            value = value.value
+        while isinstance(value, ast.Call):  # step(x), step.with_name("a")(x)
+            value = _root(value.func)
+        if isinstance(value, ast.Name) and isinstance(known.get(value.id), Step):
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return names

@@ -12,7 +12,7 @@ from pipeserve.sdk.annotations import caller_names, mode_of, outputs_of, paramet
 from pipeserve.sdk.arguments import FromParameter
 from pipeserve.sdk.capture import Capture
 from pipeserve.sdk.context import current_scope
-from pipeserve.sdk.definition import Mode, Parameter, PipelineDefinition, StepDefinition
+from pipeserve.sdk.definition import Mode, Output, Parameter, PipelineDefinition, StepDefinition
 from pipeserve.sdk.fingerprint import fingerprint
 from pipeserve.sdk.graph import Tracer, refuse_identity_tests
 from pipeserve.sdk.local import LocalPipeline
@@ -41,8 +41,18 @@ class Pipeline(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         scope = current_scope.get()
         if isinstance(scope, Tracer):
+            if self.definition.dynamic:
+                raise DefinitionError(
+                    f"pipeline {self.definition.name!r} is dynamic and can't join the graph of a static one: its body "
+                    "needs values. Make the calling pipeline dynamic too"
+                )
             return scope.call_pipeline(self.definition.name, self.definition.fn, self.definition.mode, args, kwargs)
         if scope is not None:  # in a run: part of the body or step that calls it
+            if self.definition.mode is Mode.SYNC and any(node.step.mode.is_async for node in self.definition.nodes):
+                raise TypeError(
+                    f"pipeline {self.definition.name!r} is `def` and has async steps: inside a run nobody would await "
+                    "them. Make it `async def`, and await its steps and itself"
+                )
             return self.definition.fn(*args, **kwargs)
         return self._local.call(args, kwargs)
 
@@ -145,7 +155,7 @@ class PipelineDecorator:
                 fingerprint=fingerprint(name, [fn, *(step.fn for step in steps)]),
             )
         else:
-            definition = self._trace(name, fn, mode, parameters, declared, common)
+            definition = self._trace(name, fn, mode, parameters, declared, local_names, common)
         _ = definition.parameters  # an argument that JSON can't carry is refused here, not at the first request
         return Pipeline(definition)
 
@@ -155,7 +165,8 @@ class PipelineDecorator:
         fn: Callable[..., Any],
         mode: Mode,
         parameters: tuple[Parameter, ...],
-        declared: Any,
+        declared: tuple[Output, ...],
+        local_names: dict[str, Any],
         common: dict[str, Any],
     ) -> PipelineDefinition:
         if mode.streams:
@@ -163,7 +174,7 @@ class PipelineDecorator:
                 f"pipeline {name!r} yields, but a static pipeline only draws a graph; yield in a step, or use "
                 "@pipeline(dynamic=True)"
             )
-        refuse_identity_tests(name, fn, [parameter.name for parameter in parameters])
+        refuse_identity_tests(name, fn, [parameter.name for parameter in parameters], local_names)
         tracer = Tracer(name, fn)
         positional = [
             Placeholder(FromParameter(parameter.name), tracer.refuse)

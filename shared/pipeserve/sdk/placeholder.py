@@ -7,9 +7,10 @@ refused, naming the line of the body that asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from pipeserve.sdk.arguments import FromNode, FromParameter
+from pipeserve.sdk.context import current_scope
 
 Refuse = Callable[["Placeholder", str], NoReturn]
 """Raises DefinitionError for a placeholder and the operation that it can't do."""
@@ -32,8 +33,15 @@ class Placeholder:
         return Placeholder(part, self._pipeserve_refuse)
 
     def __getitem__(self, key: Any) -> Placeholder:
-        if isinstance(key, Placeholder):
-            self._pipeserve_refuse(key, "used as an index")
+        parts: list[Any] = [key]
+        if isinstance(key, slice):
+            bounds = cast("slice[Any, Any, Any]", key)
+            parts = [bounds.start, bounds.stop, bounds.step]
+        for part in parts:
+            if isinstance(part, Placeholder):
+                self._pipeserve_refuse(part, "used as an index")
+        if self._pipeserve_length is not None and isinstance(key, int) and key >= self._pipeserve_length:
+            raise IndexError(f"{placeholder_label(self)} has {self._pipeserve_length} outputs; there is no [{key}]")
         return self._pipeserve_part("item", key)
 
     def __getattr__(self, name: str) -> Placeholder:
@@ -52,7 +60,16 @@ class Placeholder:
         yield
 
     def __repr__(self) -> str:
+        tracer = getattr(self._pipeserve_refuse, "__self__", None)
+        if tracer is not None and current_scope.get() is tracer:  # `f"{x!r}"` or `f"{[x]}"` in the body, say
+            self._pipeserve_refuse(self, "formatted into text")
         return f"<placeholder {placeholder_label(self)}>"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in Placeholder.__slots__:
+            object.__setattr__(self, name, value)
+        else:
+            self._pipeserve_refuse(self, "changed")
 
 
 def placeholder_label(placeholder: Placeholder) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+
+from pydantic import TypeAdapter
 
 from pipeserve.errors import BadRequestError, QueueFullError, StaleAttemptError
 from pipeserve.events import EventType
 from pipeserve.jobs import Job, JobPage, JobStatus, Links, Progress, StepReport
-from pipeserve.runtime.memory.state import MemoryState, Record, json_or_none
+from pipeserve.runtime.memory.state import MemoryState, Record, object_or_none
 from pipeserve.runtime.ports import Cancellation, Claim, FinishedRun, JobQuery, NewJob, Outcome, Renewal, RunView
+
+_STEPS = TypeAdapter(list[StepReport])
 
 
 class MemoryLedger:
@@ -39,13 +44,17 @@ class MemoryLedger:
             self._hand_over(record, owner)
 
     async def record(self, runs: Sequence[FinishedRun]) -> None:
-        """Record synchronous runs that were never opened and have ended."""
+        """Record synchronous runs that have ended, also one that this owner has open."""
         for run in runs:
-            if self._state.get(run.job.job_id) is not None:
+            record = self._state.get(run.job.job_id)
+            if record is None:
+                record = self._state.create(run.job, JobStatus.RUNNING, run.created_at, sync=True)
+            elif not (record.sync and record.held and record.owner == run.owner):
                 continue
-            record = self._state.create(run.job, JobStatus.RUNNING, run.created_at, sync=True)
+            record.created_at = run.created_at
             record.attempt, record.started_at, record.worker = 1, run.started_at, run.owner
-            self._end(record, run.bodies, run.view, run.outcome, run.completed_at)
+            bodies = run.bodies[record.last_seq :]  # only its owner numbers a synchronous run's events
+            self._end(record, bodies, run.view, run.outcome, run.completed_at)
 
     async def get(self, job_id: str) -> Job | None:
         """The job as it is now."""
@@ -83,7 +92,7 @@ class MemoryLedger:
             record.canceled_by, record.cancel_reason = by, reason
             data = {"reason": reason, "canceled_by": by}
             if record.new.keep_events and not record.sync:
-                record.add(state.event(record, EventType.CANCELLATION_REQUESTED, data))
+                record.add(state.event(record, EventType.CANCELLATION_REQUESTED, data, message=reason))
             if record.status is JobStatus.PENDING:
                 state.end_canceled(record, data)
                 return Cancellation(record.status, already_finished=False)
@@ -100,9 +109,7 @@ class MemoryLedger:
     async def claim_batch(self, owner: str, limit: int) -> tuple[list[Claim], float | None]:
         """As ``claim``, and the Unix time in ms at which the next queued job is due, if any."""
         state, now = self._state, self._state.clock()
-        for record in state.all():
-            if record.held and record.lease_end <= now:
-                state.take_back(record, "lease_expired", counts=True)
+        state.take_back_overdue()
         queue = state.queue()
         for record in queue[:limit]:
             record.status = JobStatus.RUNNING
@@ -124,7 +131,10 @@ class MemoryLedger:
         return claims, queue[limit].created_at * 1000 if len(queue) > limit else None
 
     async def renew(self, owner: str, job_ids: Sequence[str]) -> Renewal:
-        """Extend the leases of these jobs by a whole lease from now; says which are lost and which to cancel."""
+        """Extend the leases of these jobs by a whole lease from now; says which are lost and which to cancel.
+
+        Then jobs of others whose lease ran out are taken back.
+        """
         lost: list[str] = []
         canceling: list[str] = []
         for job_id in job_ids:
@@ -135,6 +145,7 @@ class MemoryLedger:
             record.lease_end = self._state.clock() + self._state.lease_seconds
             if record.status is JobStatus.CANCELING:
                 canceling.append(job_id)
+        self._state.take_back_overdue()
         return Renewal(tuple(lost), tuple(canceling))
 
     async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:
@@ -182,6 +193,10 @@ class MemoryLedger:
         _write(record, bodies, view)
         record.outputs, record.error = outcome.outputs, outcome.error
         record.execution_time = outcome.execution_time
+        if record.canceled_by is None:
+            record.canceled_by = outcome.canceled_by
+        if record.cancel_reason is None:
+            record.cancel_reason = outcome.cancel_reason
         for kind, seconds in outcome.latencies.items():
             self._state.observe(kind, list(seconds))
         self._state.end(record, outcome.status, outcome.terminal_event, completed_at=completed_at)
@@ -195,7 +210,7 @@ class MemoryLedger:
             status=record.status,
             pipeline_name=new.pipeline_name,
             deployment_id=new.deployment_id,
-            parameters=json_or_none(record.parameters) if new.keep_parameters else None,
+            parameters=object_or_none(record, "parameters", record.parameters) if new.keep_parameters else None,
             labels=dict(new.labels),
             created_at=datetime.fromtimestamp(record.created_at, UTC),
             started_at=_moment(record.started_at),
@@ -209,9 +224,9 @@ class MemoryLedger:
                 if record.progress is None
                 else Progress.model_validate_json(record.progress)
             ),
-            steps=[StepReport.model_validate(step) for step in json_or_none(record.steps) or ()],
+            steps=[] if record.steps is None else _STEPS.validate_json(record.steps),
             queue_position=self._state.queue().index(record) if pending else None,
-            outputs=json_or_none(record.outputs),
+            outputs=object_or_none(record, "outputs", record.outputs),
             error=record.error,
             canceled_by=record.canceled_by,
             cancel_reason=record.cancel_reason,
@@ -232,7 +247,10 @@ def _write(record: Record, bodies: Sequence[bytes], view: RunView) -> None:
 def _position(cursor: str) -> tuple[float, str]:
     created_at, _, job_id = cursor.partition(":")
     try:
-        return float(created_at), job_id
+        moment = float(created_at)
+        if not math.isfinite(moment):
+            raise ValueError(created_at)
+        return moment, job_id
     except ValueError:
         raise BadRequestError(f"cursor: {cursor!r} is not one that this service gave") from None
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-import orjson
+from pydantic_core import from_json
 
 from pipeserve.errors import JobCanceledError, Problem, WorkerLostError
 from pipeserve.events import Event, EventType, encode_body
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.ports import LogEntry, NewJob
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 MOST_LATENCIES = 10_000
@@ -47,6 +50,7 @@ class Record:
     canceled_by: str | None = None
     cancel_reason: str | None = None
     last_seq: int = 0
+    told_unreadable: bool = False
     followers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
 
     @property
@@ -131,9 +135,20 @@ class MemoryState:
         self.records[job.job_id] = record
         return record
 
-    def event(self, record: Record, event_type: EventType, data: Any = None, error: Problem | None = None) -> bytes:
+    def event(
+        self,
+        record: Record,
+        event_type: EventType,
+        data: Any = None,
+        error: Problem | None = None,
+        message: str | None = None,
+    ) -> bytes:
         """An event that the store itself makes."""
-        return encode_body(Event(event_type, record.job_id, record.attempt, self.clock(), data=data or {}, error=error))
+        return encode_body(
+            Event(
+                event_type, record.job_id, record.attempt, self.clock(), message=message, data=data or {}, error=error
+            )
+        )
 
     def end(
         self, record: Record, status: JobStatus, terminal_event: bytes, *, completed_at: float | None = None
@@ -155,7 +170,8 @@ class MemoryState:
 
     def end_canceled(self, record: Record, data: Any = None) -> None:
         """Nobody runs it, and a cancel was asked for."""
-        record.error = JobCanceledError().problem(job_id=record.job_id)
+        because = None if record.cancel_reason is None else f"The job was canceled: {record.cancel_reason}"
+        record.error = JobCanceledError(because).problem(job_id=record.job_id)
         body = self.event(record, EventType.PIPELINE_CANCELED, data, record.error)
         self.end(record, JobStatus.CANCELED, body)
 
@@ -176,11 +192,28 @@ class MemoryState:
         record.status = JobStatus.PENDING
         record.owner = None
 
+    def take_back_overdue(self) -> None:
+        """Take back jobs whose owner fell silent."""
+        for record in self.all():
+            if record.held and record.lease_end <= self.clock():
+                self.take_back(record, "lease_expired", counts=True)
+
     def observe(self, kind: str, seconds: list[float]) -> None:
         """Count latencies."""
         self.latencies.setdefault(kind, deque(maxlen=MOST_LATENCIES)).extend(seconds)
 
 
-def json_or_none(value: bytes | None) -> Any:
-    """The value of encoded JSON."""
-    return None if value is None else orjson.loads(value)
+def object_or_none(record: Record, name: str, value: bytes | None) -> dict[str, Any] | None:
+    """The encoded JSON object, its integers with all their digits. None, and a warning once, if it is none."""
+    if value is None:
+        return None
+    try:
+        read = from_json(value)
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return cast(dict[str, Any], read)
+    if not record.told_unreadable:
+        record.told_unreadable = True
+        logger.warning("the stored record of job %s can't be read in full: %s", record.job_id, name)
+    return None
