@@ -45,8 +45,8 @@ async def recorded(runs: InlineRuns, store: MemoryStore, inline: InlineRun) -> l
     """The event types of the run's log in the store, once it is there."""
     await inline.wait()
     async with asyncio.timeout(10):
-        while runs.find(inline.job_id) is not None:
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - nobody is told when the background has written
+        while runs.find(inline.job_id) is not None:  # noqa: ASYNC110 - nobody is told when the background has written
+            await asyncio.sleep(0.005)
     entries = await store.log.read(inline.job_id, limit=1_000_000)
     assert [entry.seq for entry in entries if isinstance(entry, LogEntry)] == list(range(1, len(entries) + 1))
     return [event_type_of(entry.body) for entry in entries if isinstance(entry, LogEntry)]

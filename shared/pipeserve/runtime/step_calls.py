@@ -117,13 +117,13 @@ class StepCalls(ABC):
 
     def run_sync(self, name: str, mode: Mode, timeout: float | None, call: Callable[[], Any]) -> Any:
         """The value of one sync step, run here and now. Raises what the step raises, or RunStopped."""
-        with self._step(name, timeout) as context:
+        with _StepCall(self, name, timeout) as context:
             value = call()
             return self.drain(value, context) if mode is Mode.GENERATOR else value
 
     async def run_async(self, name: str, mode: Mode, timeout: float | None, call: Callable[[], Any]) -> Any:
         """The value of one async step, run in this task. Raises what the step raises, or RunStopped."""
-        with self._step(name, timeout) as context, self.cancellable(name):
+        with _StepCall(self, name, timeout) as context, self.cancellable(name):
             return await self.drain_async(call(), context) if mode is Mode.ASYNC_GENERATOR else await call()
 
     def drain(self, values: Iterable[Any], context: StepContext) -> list[Any]:
@@ -175,33 +175,27 @@ class StepCalls(ABC):
             if added:
                 self._tasks.discard(task)
 
-    @contextlib.contextmanager
-    def _step(self, name: str, timeout: float | None) -> Generator[StepContext]:
+    def enter_step(self, name: str, timeout: float | None) -> tuple[StepRecord, StepContext]:
+        """A step begins: its record, and the context in which it runs."""
         self.checkpoint()
         record = StepRecord(name, time.time())
-        started = time.perf_counter()
         self.steps.append(record)
         self.report(EventType.STEP_STARTED, name, {})
         if timeout is not None:
             self._on_loop(lambda: self._arm(record, timeout))
-        context = StepContext(self, name, timeout)
-        token = current_scope.set(context)
-        try:
-            yield context
-        except BaseException as error:
-            context.end_print()
-            record.duration = time.perf_counter() - started
-            self._failed(record, error)
-            raise
-        else:
-            context.end_print()
-            record.duration = time.perf_counter() - started
+        return record, StepContext(self, name, timeout)
+
+    def exit_step(self, record: StepRecord, context: StepContext, error: BaseException | None, seconds: float) -> None:
+        """A step has ended, with ``error`` or without."""
+        context.end_print()
+        record.duration = seconds
+        if error is None:
             record.status = "completed"
-            self.report(EventType.STEP_COMPLETED, name, {"cached": record.cached, "duration": record.duration})
-        finally:
-            current_scope.reset(token)
-            if timeout is not None:
-                self._on_loop(lambda: self._disarm(record))
+            self.report(EventType.STEP_COMPLETED, record.name, {"cached": record.cached, "duration": seconds})
+        else:
+            self._failed(record, error)
+        if context.bounded:
+            self._on_loop(lambda: self._disarm(record))
 
     def _failed(self, record: StepRecord, error: BaseException) -> None:
         if isinstance(error, (RunStopped, asyncio.CancelledError)):
@@ -252,6 +246,30 @@ class StepCalls(ABC):
     def _on_loop(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending, nothing runs on it
             self.engine.loop.call_soon_threadsafe(call)
+
+
+class _StepCall:
+    """While entered, a step runs. A class, because a generator's context manager costs five times as much."""
+
+    __slots__ = ("_calls", "_context", "_name", "_record", "_started", "_timeout", "_token")
+
+    def __init__(self, calls: StepCalls, name: str, timeout: float | None) -> None:
+        self._calls = calls
+        self._name = name
+        self._timeout = timeout
+
+    def __enter__(self) -> StepContext:
+        self._record, self._context = self._calls.enter_step(self._name, self._timeout)
+        self._token = current_scope.set(self._context)
+        self._started = time.perf_counter()
+        return self._context
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        seconds = time.perf_counter() - self._started
+        try:
+            self._calls.exit_step(self._record, self._context, error, seconds)
+        finally:
+            current_scope.reset(self._token)
 
 
 def _told(data: dict[str, Any]) -> orjson.Fragment:

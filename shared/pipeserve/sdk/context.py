@@ -83,6 +83,11 @@ class StepContext:
         self._open_lines: dict[int, list[str]] = {}  # by thread: what it printed since its last line end
 
     @property
+    def bounded(self) -> bool:
+        """Whether the step has a timeout of its own."""
+        return self._deadline is not None
+
+    @property
     def job_id(self) -> str:
         """The job's id; ``local`` outside a service."""
         return self._run.job_id
