@@ -100,7 +100,7 @@ class LiveRecorder:
             if await self._until_written(bodies, outcome, view):
                 return result.status
             error = JobCanceledError("The job was canceled.").problem(job_id=self.job_id)
-            result = replace(result, status=JobStatus.CANCELED, outputs=None, outputs_json=None, error=error)
+            result = replace(result, status=JobStatus.CANCELED, outputs_json=None, error=error)
 
     async def _last_bodies(self) -> list[bytes]:
         """What is to be written with the end: the rest of the log, at most a batch of it."""
