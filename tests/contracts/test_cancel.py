@@ -8,8 +8,9 @@ import pytest
 from tests.contracts.stores import NO_VIEW, Ports, body, new_job, outcome
 from tests.contracts.test_ledger import types
 
+from pipeserve.events import EventType, decode, number
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import Cancellation
+from pipeserve.runtime.ports import Cancellation, LogEntry
 
 
 async def test_a_pending_job_is_canceled_at_once_and_never_claimed(ports: Ports) -> None:
@@ -96,3 +97,26 @@ async def test_closing_the_log_ends_the_listeners(ports: Ports) -> None:
         ports.close()
         async with asyncio.timeout(5):
             assert [job_id async for job_id in signals] == []
+
+
+@pytest.mark.parametrize("reason", ['it\'s "enough" / genug für heute', None], ids=["reason", "none"])
+async def test_the_request_and_the_end_of_a_cancel_name_its_reason(ports: Ports, reason: str | None) -> None:
+    waiting, abandoned = new_job(), new_job()
+    await ports.ledger.submit(abandoned)
+    await ports.ledger.claim("owner", 1)
+    await ports.ledger.submit(waiting)
+    for job in (waiting, abandoned):
+        await ports.ledger.cancel(job.job_id, reason=reason, by="me")
+    await ports.ledger.release("owner", lost=True)
+    for job in (waiting, abandoned):
+        entries = await ports.log.read(job.job_id)
+        events = [decode(number(entry.seq, entry.body)) for entry in entries if isinstance(entry, LogEntry)]
+        requested, canceled = events[-2:]
+        assert requested.event_type is EventType.CANCELLATION_REQUESTED
+        assert (requested.message, requested.data) == (reason, {"reason": reason, "canceled_by": "me"})
+        shown = await ports.ledger.get(job.job_id)
+        assert shown is not None
+        assert shown.error is not None
+        assert shown.error == canceled.error
+        assert shown.error.detail == f"The job was canceled{f': {reason}' if reason else '.'}"
+        assert shown.error.job_id == job.job_id

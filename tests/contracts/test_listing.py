@@ -48,7 +48,7 @@ async def test_pages_follow_each_other_without_hole_or_repeat_while_jobs_come(
 
 
 async def test_a_cursor_that_is_none_is_refused(ports: Ports) -> None:
-    for cursor in ("nonsense", "!", "é"):
+    for cursor in ("nonsense", "!", "é", "bmFuOng", "nan:x", "aW5mOng"):
         with pytest.raises(BadRequestError):
             await ports.ledger.find(JobQuery(cursor=cursor))
 
@@ -90,3 +90,25 @@ async def test_figures_count_what_happened(ports: Ports) -> None:
 async def test_a_store_that_is_fit_has_no_findings_and_says_what_it_is(ports: Ports) -> None:
     assert await ports.operations.check() == []
     assert ports.operations.describe()["kind"] in ("memory", "redis")
+
+
+async def test_a_record_that_is_no_json_is_listed_without_it_and_told_once(
+    ports: Ports, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [new_job(), new_job(parameters=b'{"f":inf}'), new_job(parameters=b"[1]"), new_job()]
+    for job in jobs:
+        await ports.ledger.submit(job)
+    page = await ports.ledger.find(JobQuery())
+    assert [job.parameters for job in page.jobs] == [{"text": "hello"}, None, None, {"text": "hello"}]
+    assert await ports.ledger.get(jobs[1].job_id) == page.jobs[2]
+    told = [record.getMessage() for record in caplog.records if "can't be read" in record.getMessage()]
+    assert len(told) == 2
+    assert sum(jobs[1].job_id in line and "parameters" in line for line in told) == 1
+
+
+async def test_integers_of_any_size_are_shown_as_they_were_sent(ports: Ports) -> None:
+    job = new_job(parameters=b'{"n":1234567890123456789012345678901}')
+    await ports.ledger.submit(job)
+    shown = await ports.ledger.get(job.job_id)
+    assert shown is not None
+    assert shown.parameters == {"n": 1234567890123456789012345678901}

@@ -131,3 +131,14 @@ async def test_a_follower_lives_through_a_lost_attempt(ports: Ports) -> None:
     await ports.ledger.append(job_id, 2, [body(job_id, 2)], NO_VIEW)
     await ports.ledger.finish(job_id, 2, [], NO_VIEW, outcome(job_id, 2))
     assert numbers(await follower) == [1, 2, 3, 4, 5]
+
+
+async def test_a_follower_who_starts_past_the_end_ends_with_the_job(ports: Ports) -> None:
+    job_id = await running_job(ports)
+    followers = [asyncio.create_task(collect(ports, job_id, after=after)) for after in (2, 99)]
+    async with ports.log.follow(job_id) as entries:
+        await anext(entries)
+        await ports.ledger.finish(job_id, 1, [], NO_VIEW, outcome(job_id))
+        assert numbers([entry async for entry in entries]) == [2]
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*followers) == [[], []]

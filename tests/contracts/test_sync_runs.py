@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from tests.contracts.stores import NO_VIEW, Ports, body, finished_run, new_job, numbers, outcome
 from tests.contracts.test_ledger import types
+from tests.store_fixtures import wait_until
 
 from pipeserve.errors import StaleAttemptError
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import Cancellation, JobQuery
+from pipeserve.runtime.ports import Cancellation, JobQuery, LogEntry
 
 
 async def test_ended_runs_are_recorded_as_if_they_had_been_jobs(ports: Ports) -> None:
@@ -77,3 +80,93 @@ async def test_an_open_run_whose_process_is_gone_is_worker_lost_at_once(ports: P
     assert await types(ports, job.job_id) == ["pipeline_failed"]
     with pytest.raises(StaleAttemptError):
         await ports.ledger.append(job.job_id, 1, [body(job.job_id)], NO_VIEW)
+
+
+async def test_a_run_whose_opening_only_seemed_to_fail_ends_as_its_caller_was_told(ports: Ports) -> None:
+    now = time.time()
+    run = finished_run(now, labels={"a": "b"})
+    await ports.ledger.open(run.job, run.owner)  # what a frozen store does with an `open` that timed out
+    follower = asyncio.create_task(_follow(ports, run.job.job_id))
+    await wait_until(lambda: follower_has_joined(ports, run.job.job_id), description="the log can be followed")
+    for _ in range(2):  # a repetition changes nothing
+        await ports.ledger.record([run])
+    await ports.expire_leases()
+    assert await ports.ledger.claim("worker", 5) == []
+    job = await ports.ledger.get(run.job.job_id)
+    assert job is not None
+    assert (job.status, job.outputs, job.execution_time) == (JobStatus.COMPLETED, {"output": 42}, 0.25)
+    assert job.created_at.timestamp() == pytest.approx(now - 0.3, abs=0.001)
+    assert await types(ports, run.job.job_id) == ["log", "log", "log", "pipeline_completed"]
+    assert await follower == [1, 2, 3, 4]
+    figures = await ports.operations.figures()
+    assert (figures.completed, figures.failed, figures.jobs_by_status["running"]) == (1, 0, 0)
+    assert [found.job_id for found in (await ports.ledger.find(JobQuery(labels={"a": "b"}))).jobs] == [run.job.job_id]
+
+
+async def _follow(ports: Ports, job_id: str) -> list[int]:
+    async with asyncio.timeout(10), ports.log.follow(job_id) as entries:
+        return numbers([entry async for entry in entries])
+
+
+async def follower_has_joined(ports: Ports, job_id: str) -> bool:
+    async with ports.log.follow(job_id):
+        return True
+
+
+async def test_a_run_that_was_opened_and_has_events_gets_only_those_that_are_missing(ports: Ports) -> None:
+    run = finished_run(time.time())
+    await ports.ledger.open(run.job, run.owner)
+    await ports.ledger.append(run.job.job_id, 1, run.bodies[:2], NO_VIEW)
+    await ports.ledger.record([run])
+    entries = await ports.log.read(run.job.job_id)
+    assert [entry.body for entry in entries if isinstance(entry, LogEntry)] == [
+        *run.bodies,
+        run.outcome.terminal_event,
+    ]
+
+
+async def test_recording_ends_neither_anothers_run_nor_a_queued_job(ports: Ports) -> None:
+    theirs, queued = finished_run(time.time()), finished_run(time.time())
+    await ports.ledger.open(theirs.job, "another process")
+    await ports.ledger.submit(queued.job)
+    await ports.ledger.record([theirs, queued])
+    jobs = [await ports.ledger.get(run.job.job_id) for run in (theirs, queued)]
+    assert [job.status for job in jobs if job] == [JobStatus.RUNNING, JobStatus.PENDING]
+    await ports.ledger.release("another process", lost=False)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_a_run_that_its_own_process_canceled_says_who_did_it_and_why(ports: Ports, opened: bool) -> None:
+    run = finished_run(time.time())
+    ended = outcome(run.job.job_id, status=JobStatus.CANCELED, canceled_by="me", cancel_reason="changed my mind")
+    if opened:
+        await ports.ledger.open(run.job, run.owner)
+        assert await ports.ledger.finish(run.job.job_id, 1, [], NO_VIEW, ended)
+    else:
+        await ports.ledger.record([replace(run, outcome=ended)])
+    job = await ports.ledger.get(run.job.job_id)
+    assert job is not None
+    assert (job.status, job.canceled_by, job.cancel_reason) == (JobStatus.CANCELED, "me", "changed my mind")
+
+
+async def test_what_the_ledgers_own_cancel_noted_is_not_overwritten_by_the_runs_end(ports: Ports) -> None:
+    job = new_job()
+    await ports.ledger.open(job, "api")
+    await ports.ledger.cancel(job.job_id, reason="first", by="me")
+    ended = outcome(job.job_id, status=JobStatus.CANCELED, canceled_by="you", cancel_reason="second")
+    assert await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, ended)
+    shown = await ports.ledger.get(job.job_id)
+    assert shown is not None
+    assert (shown.canceled_by, shown.cancel_reason) == ("me", "first")
+
+
+async def test_the_beats_of_one_process_end_the_runs_of_another_that_died(ports: Ports) -> None:
+    mine, theirs = new_job(), new_job()
+    await ports.ledger.open(mine, "alive")
+    await ports.ledger.open(theirs, "dead")
+    await ports.expire_leases()
+    assert (await ports.ledger.renew("alive", [mine.job_id])).lost == ()
+    jobs = [await ports.ledger.get(job.job_id) for job in (mine, theirs)]
+    assert [job.status for job in jobs if job] == [JobStatus.RUNNING, JobStatus.FAILED]
+    assert [job.error.code for job in jobs if job and job.error] == ["worker_lost"]
+    await ports.ledger.release("alive", lost=False)

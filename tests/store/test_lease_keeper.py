@@ -118,3 +118,28 @@ async def test_a_submit_wakes_exactly_one_idle_worker(store_url: str, deployment
         await deployment_store.ledger.claim("owner", 1)
         await deployment_store.ledger.release("owner", lost=True)  # work again
         assert await second.wait(1.0)
+
+
+async def test_a_keeper_that_keeps_nothing_ends_the_runs_of_a_process_that_died(
+    store_url: str, deployment_store: DeploymentStore
+) -> None:
+    job, redis, keys = new_job(), deployment_store.redis, deployment_store.keys
+    await deployment_store.ledger.open(job, "dead")
+
+    async def ended() -> bool:
+        shown = await deployment_store.ledger.get(job.job_id)
+        return shown is not None and shown.status is JobStatus.FAILED
+
+    with LeaseKeeper(store_url, keys, "alive", LEASE, result_ttl=1000):
+        await wait_until(ended, description="the run ends as worker_lost", seconds=3 * LEASE)
+    assert 900 < await redis.ttl(keys.job(job.job_id)) <= 1000
+    assert len(await deployment_store.log.read(job.job_id)) == 1
+
+
+async def test_a_token_that_is_given_back_wakes_the_next_waiter(
+    store_url: str, deployment_store: DeploymentStore
+) -> None:
+    async with WakeUps(store_url, deployment_store.keys) as first, WakeUps(store_url, deployment_store.keys) as second:
+        await first.give_back()
+        assert await deployment_store.redis.ttl(deployment_store.keys.wake) > 0
+        assert [await second.wait(1.0), await first.wait(0.05)] == [True, False]

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contracts.stores import NO_VIEW, body, new_job, numbers, outcome
@@ -251,3 +252,29 @@ async def test_a_full_store_refuses_new_jobs_and_lets_running_ones_end(short_dir
         ]
         with pytest.raises(StaleAttemptError):
             await deployment.ledger.finish(jobs[1].job_id, 1, [], NO_VIEW, outcome(jobs[1].job_id))
+
+
+async def test_the_hub_tells_the_log_of_an_outage_once_and_of_its_end(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "pipeserve.store.hub"]
+
+    url = EmbeddedStore(short_dir).url
+    connection = Connection(url, connect(url, queue_name="q"))
+    tries = 0
+    pubsub = connection.client.pubsub
+
+    def counted(**options: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return pubsub(**options)
+
+    connection.client.pubsub = counted
+    async with Hub(connection, "hb"):
+        await wait_until(lambda: tries > 3, description="it has tried again and again")
+        assert len(told()) == 1
+        async with start_embedded(short_dir):
+            await wait_until(lambda: len(told()) == 2, description="it is back")
+            assert "again" in told()[1]
+    await connection.aclose()

@@ -194,3 +194,53 @@ async def test_a_job_that_cannot_be_started_ends_as_failed_with_the_reason():
         assert job.error is not None
         assert "job expired" in job.error.detail
         assert await on.at.terminal_events(claim.job_id) == ["pipeline_failed"]
+
+
+async def test_a_canceled_job_says_why_it_was_canceled():
+    async with stage("hold_async") as on:
+        claim = await on.claim()
+        async with on.running(claim):
+            await on.at.jobs.ledger.cancel(claim.job_id, reason="enough of it", by="me")
+            on.runner.cancel(claim.job_id)
+        job = await on.at.job(claim.job_id)
+        assert job.error is not None
+        assert job.error.detail == "The job was canceled: enough of it"
+
+
+async def test_a_job_that_was_canceled_before_it_could_fail_to_start_says_so():
+    async with stage("quick") as on:
+        claim = await on.claim(path=str(on.started), seconds="soon")
+        await on.at.jobs.ledger.cancel(claim.job_id, reason="enough of it")
+        await on.runner.run(claim)
+        job = await on.at.job(claim.job_id)
+        assert job.status is JobStatus.CANCELED
+        assert job.error is not None
+        assert (job.error.code, job.error.detail) == ("canceled", "The job was canceled: enough of it")
+
+
+async def test_stored_parameters_that_are_no_json_end_the_job_as_invalid():
+    async with stage("quick") as on:
+        await on.at.submit(raw=b'{"path":"p","seconds":inf}')
+        [claim] = await on.at.jobs.ledger.claim("me", 1)
+        on.runner.accept(claim)
+        await on.runner.run(claim)
+        job = await on.at.job(claim.job_id)
+        assert job.error is not None
+        assert job.error.code == "invalid_parameters"
+
+
+async def test_parameters_are_read_as_json_where_a_date_is_text_and_integers_have_any_size():
+    async with stage("exact") as on:
+        await on.at.submit(raw=b'{"number":1234567890123456789012345678901,"day":"2026-01-31"}')
+        [claim] = await on.at.jobs.ledger.claim("me", 1)
+        on.runner.accept(claim)
+        await on.runner.run(claim)
+        assert (await on.at.job(claim.job_id)).outputs == {"output": "1234567890123456789012345678901 2026-01-31"}
+
+
+async def test_a_pipeline_that_captures_no_metrics_adds_none():
+    async with stage("exact") as on:
+        claim = await on.claim(number=1, day="2026-01-31")
+        await on.runner.run(claim)
+        assert (await on.at.job(claim.job_id)).status is JobStatus.COMPLETED
+        assert dict((await on.at.jobs.operations.figures()).latency) == {}

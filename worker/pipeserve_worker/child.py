@@ -138,7 +138,7 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
     concurrency = options.worker.concurrency
     limits = options.runtime.model_copy(update={"max_concurrency": concurrency})
     runtime = await stack.enter_async_context(RealtimeRuntime(definition, limits))
-    heartbeat = Heartbeat(store.url, jobs.keys, Identity(owner, concurrency), lease_seconds=options.store.lease_seconds)
+    heartbeat = Heartbeat(store.url, jobs.keys, Identity(owner, concurrency), options.store)
     runner = JobRunner(
         runtime=runtime,
         definition=definition,

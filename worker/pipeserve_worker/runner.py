@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import orjson
-
-from pipeserve.errors import InvalidParametersError, Problem, StaleAttemptError, StoreUnavailableError, WorkerLostError
+from pipeserve.errors import (
+    InvalidParametersError,
+    JobCanceledError,
+    Problem,
+    StaleAttemptError,
+    StoreUnavailableError,
+    WorkerLostError,
+)
 from pipeserve.events import Event, encode_body
-from pipeserve.jobs import TERMINAL_EVENT_OF, JobStatus
+from pipeserve.jobs import TERMINAL_EVENT_OF, Job, JobStatus
 from pipeserve.process_log import Log
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.ports import Claim, JobLedger, Outcome, RunView
@@ -130,7 +135,7 @@ class JobRunner:
             self._give_back_foreign(claim)
             return
         try:
-            parameters = self._definition.parameters.validate(orjson.loads(claim.parameters))
+            parameters = self._definition.parameters.validate_json(claim.parameters)
         except InvalidParametersError as error:
             await self._end_unstarted(active, error.problem(job_id=claim.job_id))
             return
@@ -167,7 +172,10 @@ class JobRunner:
                 if self._handing_back and result.status is JobStatus.CANCELED and not active.canceling:
                     self.counters.handed_back += 1
                     return
-                status = await recorder.finish(result, latencies=_latencies(active, result))
+                if active.canceling and result.status is JobStatus.CANCELED:
+                    result = replace(result, error=await self._why_canceled(active))
+                latencies = _latencies(active, result) if self._definition.capture.metrics else {}
+                status = await recorder.finish(result, latencies=latencies)
             finally:
                 fence.cancel()
         self._count(status)
@@ -197,12 +205,26 @@ class JobRunner:
                     self._count(status)
                     self._log.info("job ended", job_id=claim.job_id, attempt=claim.attempt, status=status.value)
                     return
-                status = JobStatus.CANCELED
+                status, problem = JobStatus.CANCELED, await self._why_canceled(active)
             except StaleAttemptError:
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(backoff.next())
         self._fenced(claim)
+
+    async def _why_canceled(self, active: _Active) -> Problem:
+        """A cancel in words, with its reason: the ledger knows it, the signal does not carry it."""
+        backoff = Backoff(0.05, 1.0)
+        job: Job | None = None
+        while not active.lost:
+            try:
+                job = await self._ledger.get(active.claim.job_id)
+                break
+            except StoreUnavailableError:  # then the run's end can't be written now either
+                await asyncio.sleep(backoff.next())
+        reason = None if job is None else job.cancel_reason
+        detail = None if reason is None else f"The job was canceled: {reason}"
+        return JobCanceledError(detail).problem(job_id=active.claim.job_id)
 
     def _give_back_foreign(self, claim: Claim) -> None:
         """A job of another deployment: without a lease it goes back to the queue of those that have its code."""
@@ -240,12 +262,11 @@ def _latencies(active: _Active, result: RunResult) -> dict[str, list[float]]:
 
 
 def _outcome(claim: Claim, status: JobStatus, problem: Problem) -> Outcome:
-    error = problem if status is JobStatus.FAILED else None
     terminal = Event(
         event_type=TERMINAL_EVENT_OF[status],
         job_id=claim.job_id,
         attempt=claim.attempt,
-        message=None if error is None else error.detail,
-        error=error,
+        message=problem.detail,
+        error=problem,
     )
-    return Outcome(status=status, terminal_event=encode_body(terminal), execution_time=0.0, error=error)
+    return Outcome(status=status, terminal_event=encode_body(terminal), execution_time=0.0, error=problem)

@@ -33,7 +33,6 @@ from pipeserve.process_log import Log
 from pipeserve.runtime.ports import Claim
 from pipeserve.store import Keys, WakeUps
 from pipeserve.store.engine import JOB_FUNCTION, deserialize, serialize
-from pipeserve.store.keys import WAKE_TTL
 from pipeserve_worker.backoff import Backoff
 
 #: What a store that is away, restarting, read-only or full raises. None of it may end a worker.
@@ -112,7 +111,6 @@ class JobWorker(Worker):
         self.job_timeout_s = None  # the runtime bounds each run
         self.owner = owner
         self._log = log
-        self._keys = keys
         self._wake_ups = wake_ups
         self._source = source
         self._execution = execution
@@ -256,7 +254,7 @@ class JobWorker(Worker):
                     continue
                 backoff.reset()
                 if not self._has_room.is_set():  # the slots were taken meanwhile: leave the token to an idle worker
-                    await self._give_back_token()
+                    await self._wake_ups.give_back()
             except STORE_ERRORS:
                 await asyncio.sleep(backoff.next())
                 continue
@@ -264,12 +262,6 @@ class JobWorker(Worker):
             self._looked.clear()
             self._wake.set()
             await self._looked.wait()
-
-    async def _give_back_token(self) -> None:
-        async with self.pool.pipeline(transaction=True) as pipe:
-            pipe.rpush(self._keys.wake, b"1")
-            pipe.expire(self._keys.wake, WAKE_TTL)
-            await pipe.execute()
 
     async def finish_job(
         self,

@@ -33,6 +33,7 @@ from pipeserve.sdk.schema import BoundParameters
 from pipeserve.settings import RuntimeSettings
 
 _log = logging.getLogger(__name__)
+_OPEN_AGAIN = 1.0  # seconds after a try that failed
 _OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
 
 
@@ -79,30 +80,29 @@ class InlineRun:
             await asyncio.shield(self.begin_recording())
 
     def begin_recording(self) -> asyncio.Future[None]:
-        """Open the run in the ledger and write it there as it goes. The future tells when it is open."""
-        if self._opened is None or (self._opened.done() and self._opened.exception() is not None):
+        """Open the run in the ledger and write it there as it goes. The future tells how the current try went."""
+        if self._recording is None:
             self._opened = asyncio.get_running_loop().create_future()
-            self._recording = asyncio.create_task(self._record(self._opened), name=f"record-{self.job_id}")
+            self._recording = asyncio.create_task(self._record(), name=f"record-{self.job_id}")
+        assert self._opened is not None
         return self._opened
 
     @property
     def recording(self) -> bool:
         """Whether the run is, or is about to be, open in the ledger."""
-        return self._opened is not None
+        return self._recording is not None
 
-    async def _record(self, opened: asyncio.Future[None]) -> None:
+    async def _record(self) -> None:
         runs = self._runs
-        try:
-            await runs.ledger.open(self.job, runs.owner)
-        except Exception as error:  # whatever it is, who waits for it must learn of it
-            if not isinstance(error, StoreUnavailableError):
-                _log.exception("job %s could not be opened", self.job_id)
-            opened.set_exception(error)
-            opened.exception()  # seen: keep() may not be waiting for it
-            return
+        while not await self._open():
+            # Again, as long as it runs: the store may have done what it could not confirm, and then only a lease of
+            # ours keeps it from taking the run for lost.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _OPEN_AGAIN)
+                return
+            self._opened = asyncio.get_running_loop().create_future()
         if runs.leases is not None:
             runs.leases.add(self.job_id)
-        opened.set_result(None)
         try:
             async with LiveRecorder(runs.ledger, self.job_id, 1, runs.definition, log=self.log) as recorder:
                 result = await self.run.wait()
@@ -118,12 +118,25 @@ class InlineRun:
             if runs.leases is not None:
                 runs.leases.discard(self.job_id)
 
+    async def _open(self) -> bool:
+        opened = self._opened
+        assert opened is not None
+        try:
+            await self._runs.ledger.open(self.job, self._runs.owner)
+        except Exception as error:  # whatever it is, who waits for it must learn of it
+            if not isinstance(error, StoreUnavailableError):
+                _log.exception("job %s could not be opened", self.job_id)
+            opened.set_exception(error)
+            opened.exception()  # seen: keep() may not be waiting for it
+            return False
+        opened.set_result(None)
+        return True
+
     async def ended(self) -> bool:
         """After the run: wait until an open record is complete. False: it was never opened."""
         self._ended.set()
-        if self._opened is None:
+        if self._recording is None or self._opened is None:
             return False
-        assert self._recording is not None
         await self._recording
         return self._opened.exception() is None
 

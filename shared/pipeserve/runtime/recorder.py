@@ -99,8 +99,15 @@ class LiveRecorder:
             view = final_view(result, self.log, self._capture)
             if await self._until_written(bodies, outcome, view):
                 return result.status
-            error = JobCanceledError("The job was canceled.").problem(job_id=self.job_id)
+            error = JobCanceledError(await self._cancel_words()).problem(job_id=self.job_id)
             result = replace(result, status=JobStatus.CANCELED, outputs_json=None, error=error)
+
+    async def _cancel_words(self) -> str | None:
+        with contextlib.suppress(StoreUnavailableError):
+            job = await self._ledger.get(self.job_id)
+            if job is not None and job.cancel_reason:
+                return f"The job was canceled: {job.cancel_reason}"
+        return None
 
     async def _last_bodies(self) -> list[bytes]:
         """What is to be written with the end: the rest of the log, at most a batch of it."""

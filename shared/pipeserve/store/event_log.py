@@ -65,7 +65,7 @@ class RedisEventLog:
                     await subscription.wait(RETRY_PAUSE)
                     continue
             else:
-                entries, over = _in_order(subscription, position), False
+                entries, over = _in_order(subscription, position)
             for entry in entries:
                 yield entry
                 position = entry.seq if isinstance(entry, LogEntry) else entry.last
@@ -96,17 +96,22 @@ class RedisEventLog:
         return [*entries], over
 
 
-def _in_order(subscription: Subscription, position: int) -> list[LogEntry | LogGap]:
-    """What was told and follows ``position`` without a hole; a hole sends the follower to the record."""
+def _in_order(subscription: Subscription, position: int) -> tuple[list[LogEntry | LogGap], bool]:
+    """What was told and follows ``position`` without a hole, and whether the log has ended before ``position``.
+
+    A hole sends the follower to the record.
+    """
     entries: list[LogEntry | LogGap] = []
+    over = False
     for message in subscription.take():
         number, _, body = message.partition(b":")
         seq = int(number)
         if seq <= position:
+            over = over or is_terminal(body)
             continue
         if seq > position + 1:
             subscription.must_read = True
             break
         entries.append(LogEntry(seq, body))
         position = seq
-    return entries
+    return entries, over

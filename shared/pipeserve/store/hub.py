@@ -40,6 +40,8 @@ BUFFER = 256
 SUBSCRIBE_TIMEOUT = 5.0
 """Seconds to wait for the server's acknowledgement."""
 _LONGEST_PAUSE = 2.0
+_REMIND = 60.0
+"""Seconds between warnings while the store is away."""
 
 
 class Subscription:
@@ -95,6 +97,30 @@ class _Channel:
         self.acknowledged = asyncio.Event()
 
 
+class _OutageLog:
+    """Tells the log of an outage when it begins, now and then while it lasts, and when it is over."""
+
+    def __init__(self) -> None:
+        self._told_at: float | None = None
+
+    def lost(self, error: Exception) -> None:
+        """One more try has failed."""
+        now = time.monotonic()
+        if self._told_at is None:
+            logger.warning("the event hub lost its connection and takes a new one: %s", error)
+        elif now - self._told_at >= _REMIND:
+            logger.warning("the event hub still has no connection: %s", error)
+        else:
+            return
+        self._told_at = now
+
+    def heard(self) -> None:
+        """The server answers."""
+        if self._told_at is not None:
+            self._told_at = None
+            logger.warning("the event hub has a connection again")
+
+
 class Hub:
     """The subscriptions of one process for one deployment. ``async with`` runs it; leaving ends every subscription."""
 
@@ -119,6 +145,7 @@ class Hub:
         self._broken: Exception | None = None
         """Why the connection is of no use any more, found by someone other than its reader."""
         self._heard_at = 0.0
+        self._outage = _OutageLog()
         self._closed = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -196,7 +223,7 @@ class Hub:
                     await self._dispatch(pubsub)
             except (RedisError, OSError) as error:
                 if not self._closed:
-                    logger.warning("the event hub lost its connection and takes a new one: %s", error)
+                    self._outage.lost(error)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2 or 0.05)
 
@@ -227,6 +254,7 @@ class Hub:
                 raise OSError(f"nothing was heard for {self._silence:g} s")
             if message is None:
                 continue
+            self._outage.heard()  # not when connecting: a frozen server's socket takes a connection too
             name: str = message["channel"].decode()
             if message["type"] == "subscribe":
                 self._answered(name)

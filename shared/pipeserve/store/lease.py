@@ -34,6 +34,10 @@ MISSED_BEATS = 3
 class LeaseKeeper:
     """Renews every job that ``owner`` holds, three times per lease. A context manager: the thread lives inside it.
 
+    Each beat, also one that renews nothing, takes back jobs whose owner fell silent: an API process without any worker
+    so ends the synchronous runs of one that died. ``event_log_max`` and ``result_ttl`` (seconds) mean what the settings
+    so named mean; such a job's end is written with them.
+
     ``info`` is asked at each beat for the worker's record, which ``/status`` lists. ``on_lost`` is told the ids of jobs
     that another owner may take by now, and ``on_cancel`` those that are being canceled, again at each beat: the durable
     flag behind the lossy signal. All three are called on the keeper's thread and must not block.
@@ -49,11 +53,14 @@ class LeaseKeeper:
         *,
         on_lost: Callable[[str], None] | None = None,
         on_cancel: Callable[[str], None] | None = None,
+        event_log_max: int = 10_000,
+        result_ttl: float = 86_400,
     ) -> None:
         self._url = url
         self._keys = keys
         self._owner = owner
         self._lease = lease_seconds
+        self._header = (event_log_max, round(result_ttl * 1000), round(lease_seconds * 1000))
         self._info = info
         self._on_lost = on_lost
         self._on_cancel = on_cancel
@@ -106,9 +113,7 @@ class LeaseKeeper:
         info = b"" if self._info is None else orjson.dumps(asdict(self._info()))
         arguments = (
             self._keys.prefix,
-            0,
-            0,
-            round(self._lease * 1000),
+            *self._header,
             *renew_arguments(self._owner, info, MISSED_BEATS * max(beat, 1.0), held),
         )
         send: Any = client.execute_command  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -13,7 +13,7 @@ from pipeserve.errors import QueueFullError, StaleAttemptError, StoreUnavailable
 from pipeserve.jobs import Job, JobPage
 from pipeserve.runtime.ports import Cancellation, Claim, FinishedRun, JobQuery, NewJob, Outcome, Renewal, RunView
 from pipeserve.store.listing import list_page
-from pipeserve.store.records import read_job
+from pipeserve.store.records import RecordReader
 from pipeserve.store.scripts.append import append
 from pipeserve.store.scripts.cancel import cancel
 from pipeserve.store.scripts.claim import claim
@@ -50,6 +50,7 @@ class RedisLedger:
         self._scope = scope
         self._max_queue_size = max_queue_size
         self._unconfirmed: dict[str, _Unconfirmed] = {}
+        self._records = RecordReader()
 
     async def submit(self, job: NewJob) -> int:
         """Accept ``job``; its position in the queue. Raises QueueFullError, StoreUnavailableError."""
@@ -63,7 +64,7 @@ class RedisLedger:
         await open_run(self._scope, job, owner)
 
     async def record(self, runs: Sequence[FinishedRun]) -> None:
-        """Record synchronous runs that were never opened and have ended; one round trip for all."""
+        """Record synchronous runs that have ended, also one that this owner has open; one round trip for all."""
         await record_runs(self._scope, runs)
 
     async def get(self, job_id: str) -> Job | None:
@@ -90,7 +91,10 @@ class RedisLedger:
         return await claim(self._scope, owner, limit)
 
     async def renew(self, owner: str, job_ids: Sequence[str]) -> Renewal:
-        """Extend the leases of these jobs by a whole lease from now; says which are lost and which to cancel."""
+        """Extend the leases of these jobs by a whole lease from now; says which are lost and which to cancel.
+
+        Then jobs of others whose lease ran out are taken back.
+        """
         return await renew(self._scope, owner, job_ids)
 
     async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:
@@ -155,11 +159,12 @@ class RedisLedger:
         for job_id in job_ids:
             commands += [("HGETALL", keys.job(job_id)), ("ZRANK", keys.queue, job_id)]
         replies = await self._scope.connection.pipeline(commands)
-        return [
-            read_job(job_id, replies[2 * at], replies[2 * at + 1])
+        jobs = [
+            self._records.read(job_id, replies[2 * at], replies[2 * at + 1])
             for at, job_id in enumerate(job_ids)
             if replies[2 * at]
         ]
+        return [job for job in jobs if job is not None]
 
 
 def _stale(job_id: str, attempt: int) -> StaleAttemptError:

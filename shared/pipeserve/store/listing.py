@@ -7,10 +7,11 @@ Labels are compared in this process, chunk by chunk: the server is never held fo
 from __future__ import annotations
 
 import binascii
+import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -46,7 +47,10 @@ class _Position:
         try:
             text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
             created, _, job_id = text.partition(":")
-            return cls(float(created), job_id)
+            created_ms = float(created)
+            if not math.isfinite(created_ms):  # it compares with nothing, and the server refuses it
+                raise ValueError(created)
+            return cls(created_ms, job_id)
         except (binascii.Error, ValueError):
             raise BadRequestError(f"cursor: {cursor!r} is not one that this service gave") from None
 
@@ -103,6 +107,15 @@ async def _with_labels(
         matching += [
             position
             for position, labels in zip(chunk, found, strict=True)
-            if labels is not None and wanted <= orjson.loads(labels).items()
+            if labels is not None and wanted <= _labels(labels).items()
         ]
     return matching
+
+
+def _labels(stored: bytes) -> dict[str, str]:
+    """A job's labels; none where what is stored is no JSON object: one bad entry must not fail a listing."""
+    try:
+        labels = orjson.loads(stored)
+    except orjson.JSONDecodeError:
+        return {}
+    return cast(dict[str, str], labels) if isinstance(labels, dict) else {}

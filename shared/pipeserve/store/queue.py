@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
-from pipeserve.store.connection import Connection, connect
-from pipeserve.store.keys import Keys
+from pipeserve.store.connection import Connection, connect, outages
+from pipeserve.store.keys import WAKE_TTL, Keys
 
 LONGEST_WAIT = 5.0
 """Seconds that one wait may block. The connection's read timeout is longer."""
@@ -33,3 +33,11 @@ class WakeUps:
         """Until there may be work (True), or ``seconds`` (at most 5) have passed. Raises StoreUnavailableError."""
         token = await self._connection.call("BLPOP", self._keys.wake, min(seconds, LONGEST_WAIT))
         return token is not None
+
+    async def give_back(self) -> None:
+        """Pass a token on to the next waiter, as the next to be taken. Raises StoreUnavailableError."""
+        with outages(self._connection.url):
+            async with self._connection.client.pipeline(transaction=True) as pipe:
+                pipe.rpush(self._keys.wake, b"1")
+                pipe.expire(self._keys.wake, WAKE_TTL)
+                await pipe.execute()

@@ -1,64 +1,116 @@
-"""From the hash that the scripts write to the :class:`Job` that everybody reads."""
+"""From the hash that the scripts write to the :class:`Job` that everybody reads.
+
+Stored bytes are read tolerantly: one record that an older version, or another program, wrote must not take a whole
+listing with it. A field that can't be read is absent, and the log says so, once per job.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar, cast
 
-import orjson
+from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from pipeserve.errors import Problem
 from pipeserve.jobs import Job, JobStatus, Links, Progress, StepReport
 
+logger = logging.getLogger(__name__)
 
-def read_job(job_id: str, fields: Mapping[bytes, bytes], queue_position: int | None) -> Job:
-    """The job with this record."""
-    status = JobStatus(fields[b"status"].decode())
-    total_steps = fields[b"total_steps"]
-    return Job(
-        job_id=job_id,
-        run_id=job_id,
-        run_name=fields[b"run_name"].decode(),
-        status=status,
-        pipeline_name=fields[b"pipeline_name"].decode(),
-        deployment_id=fields[b"deployment_id"].decode(),
-        parameters=_json(fields.get(b"parameters")) if fields[b"keep_parameters"] == b"1" else None,
-        labels=_json(fields[b"labels"]),
-        created_at=_moment(fields[b"created_at"]),
-        started_at=_optional_moment(fields.get(b"started_at")),
-        completed_at=_optional_moment(fields.get(b"completed_at")),
-        attempt=int(fields[b"attempt"]),
-        max_attempts=int(fields[b"max_attempts"]),
-        worker=_text(fields.get(b"worker")),
-        execution_time=float(fields[b"execution_time"]) if b"execution_time" in fields else None,
-        progress=(
-            Progress.model_validate_json(fields[b"progress"])
-            if b"progress" in fields
-            else Progress(total_steps=int(total_steps) if total_steps else None)
-        ),
-        steps=[StepReport.model_validate(step) for step in _json(fields.get(b"steps")) or ()],
-        queue_position=queue_position if status is JobStatus.PENDING else None,
-        outputs=_json(fields.get(b"outputs")),
-        error=Problem.model_validate_json(fields[b"error"]) if b"error" in fields else None,
-        canceled_by=_text(fields.get(b"canceled_by")),
-        cancel_reason=_text(fields.get(b"cancel_reason")),
-        last_seq=int(fields[b"last_seq"]),
-        links=Links.of(job_id),
-    )
+_T = TypeVar("_T")
+_D = TypeVar("_D")
+_UNREADABLE = (ValueError, OverflowError, OSError)  # the last two: moments that no clock shows
+_MOST_TOLD = 10_000
+
+_LABELS = TypeAdapter(dict[str, str])
+_STEPS = TypeAdapter(list[StepReport])
 
 
-def _json(value: bytes | None) -> Any:
-    return None if value is None else orjson.loads(value)
+class RecordReader:
+    """Reads records, and remembers which bad ones it has told the log of."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def read(self, job_id: str, fields: Mapping[bytes, bytes], queue_position: int | None) -> Job | None:
+        """The job with this record; None where not even its state can be read."""
+        record = _Record(fields)
+        job = record.job(job_id, queue_position)
+        if record.unreadable and job_id not in self._told:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told.add(job_id)
+            logger.warning(
+                "the stored record of job %s can't be read in full: %s",
+                job_id,
+                ", ".join(record.unreadable),
+                extra={"job_id": job_id},
+            )
+        return job
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+class _Record:
+    """One hash, and which of its fields were in vain."""
+
+    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+        self._fields = fields
+        self.unreadable: list[str] = []
+
+    def job(self, job_id: str, queue_position: int | None) -> Job | None:
+        """The job, with what could be read."""
+        status = self._get("status", lambda value: JobStatus(value.decode()), None)
+        created_at = self._get("created_at", _moment, None)
+        if status is None or created_at is None:
+            self.unreadable = self.unreadable or ["status, created_at"]
+            return None
+        total_steps = self._get("total_steps", lambda value: int(value) if value else None, None)
+        return Job(
+            job_id=job_id,
+            run_id=job_id,
+            run_name=self._get("run_name", bytes.decode, job_id),
+            status=status,
+            pipeline_name=self._get("pipeline_name", bytes.decode, ""),
+            deployment_id=self._get("deployment_id", bytes.decode, ""),
+            parameters=self._get("parameters", _object, None) if self._fields.get(b"keep_parameters") == b"1" else None,
+            labels=self._get("labels", _LABELS.validate_json, dict[str, str]()),
+            created_at=created_at,
+            started_at=self._get("started_at", _moment, None),
+            completed_at=self._get("completed_at", _moment, None),
+            attempt=self._get("attempt", int, 0),
+            max_attempts=self._get("max_attempts", int, 1),
+            worker=self._get("worker", bytes.decode, None),
+            execution_time=self._get("execution_time", float, None),
+            progress=self._get("progress", Progress.model_validate_json, Progress(total_steps=total_steps)),
+            steps=self._get("steps", _STEPS.validate_json, list[StepReport]()),
+            queue_position=queue_position if status is JobStatus.PENDING else None,
+            outputs=self._get("outputs", _object, None),
+            error=self._get("error", Problem.model_validate_json, None),
+            canceled_by=self._get("canceled_by", bytes.decode, None),
+            cancel_reason=self._get("cancel_reason", bytes.decode, None),
+            last_seq=self._get("last_seq", int, 0),
+            links=Links.of(job_id),
+        )
+
+    def _get(self, name: str, parse: Callable[[bytes], _T], default: _D) -> _T | _D:
+        value = self._fields.get(name.encode())
+        if value is None:
+            return default
+        try:
+            return parse(value)
+        except _UNREADABLE:
+            self.unreadable.append(name)
+            return default
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    """One JSON object. Integers keep all their digits."""
+    read = from_json(value)
+    if not isinstance(read, dict):
+        raise ValueError("no JSON object")
+    return cast(dict[str, Any], read)
 
 
 def _moment(microseconds: bytes) -> datetime:
     return datetime.fromtimestamp(int(microseconds) / 1e6, UTC)
-
-
-def _optional_moment(microseconds: bytes | None) -> datetime | None:
-    return None if microseconds is None else _moment(microseconds)

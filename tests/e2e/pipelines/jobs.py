@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import time
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Strict
 
 from pipeserve import Capture, get_context, pipeline, step
 
@@ -115,3 +119,14 @@ def wait_for_ever() -> None:
 def never_ready(path: str) -> str:
     """Its processes never come to serve it."""
     return write(path)
+
+
+@step
+def describe(number: int, day: datetime.date) -> str:
+    return f"{number} {day}"
+
+
+@pipeline(capture=Capture(metrics=False))
+def exact(number: Annotated[int, Strict()], day: Annotated[datetime.date, Strict()]) -> str:
+    """Takes what JSON can carry, and nothing that had to be guessed."""
+    return describe(number, day)

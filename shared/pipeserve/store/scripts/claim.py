@@ -15,6 +15,13 @@ local function heard()
   call('SET', P..'heard', int(now_ms)..':'..int(rests_until), 'EX', @HEARD_TTL@)
   return now_ms >= rests_until
 end
+
+-- Takes back jobs whose owner fell silent: a bounded number, for the server does nothing else meanwhile.
+local function take_back_overdue()
+  for _, id in ipairs(call('ZRANGEBYSCORE', RUNNING, '-inf', now_ms, 'LIMIT', 0, 100)) do
+    take_back(id, 'lease_expired', true)
+  end
+end
 """
 
 _CLAIM = script(
@@ -23,11 +30,7 @@ _CLAIM = script(
 local owner, limit = arg(1), tonumber(arg(2))
 -- A ZREM that removes nothing: from here on a full store refuses nothing, and jobs can run to their end.
 call('ZREM', RUNNING, '')
-if heard() then
-  for _, id in ipairs(call('ZRANGEBYSCORE', RUNNING, '-inf', now_ms, 'LIMIT', 0, 100)) do
-    take_back(id, 'lease_expired', true)
-  end
-end
+if heard() then take_back_overdue() end
 local claims = {}
 while #claims < limit do
   local due = call('ZRANGEBYSCORE', QUEUE, '-inf', now_ms, 'LIMIT', 0, limit - #claims)

@@ -13,10 +13,19 @@ from pipeserve.store.latency import histogram
 from pipeserve.store.scripts.append import VIEW
 from pipeserve.store.scripts.prelude import Scope, script
 
-# Arguments: id, attempt, status, terminal event, seconds, outputs, error, progress, steps, number of bodies, the
-# bodies, then the latencies.
+CANCELER = """
+-- What the cancel script has noted rules; an owner that was asked directly tells it with the run's end.
+local function set_canceler(key, by, reason)
+  if by ~= '' then call('HSETNX', key, 'canceled_by', by) end
+  if reason ~= '' then call('HSETNX', key, 'cancel_reason', reason) end
+end
+"""
+
+# Arguments: id, attempt, status, terminal event, seconds, outputs, error, progress, steps, who canceled, why, number of
+# bodies, the bodies, then the latencies.
 _FINISH = script(
     VIEW
+    + CANCELER
     + """
 local id, attempt, status = arg(1), arg(2), arg(3)
 local key = job_key(id)
@@ -26,16 +35,17 @@ if job[1] == status and TERMINAL[status] and job[4] then return 2 end
 if job[1] ~= 'running' and job[1] ~= 'canceling' then return 0 end
 if job[1] == 'canceling' and status ~= 'canceled' then return 1 end
 call('DEL', 'arq:job:'..id)
-local bodies = tonumber(arg(10))
+local bodies = tonumber(arg(12))
 if job[3] == '1' then
   set_view(key, arg(8), arg(9))
-  for at = 11, 10 + bodies do add_event(id, arg(at)) end
+  for at = 13, 12 + bodies do add_event(id, arg(at)) end
 end
 call('HSET', key, 'execution_time', arg(5))
 if arg(6) ~= '' then call('HSET', key, 'outputs', arg(6)) end
 if arg(7) ~= '' then call('HSET', key, 'error', arg(7)) end
+set_canceler(key, arg(10), arg(11))
 end_job(id, job[1], status, arg(4), arg(5))
-count_latencies(14 + bodies)
+count_latencies(16 + bodies)
 return 2
 """
 )
@@ -59,6 +69,8 @@ def outcome_arguments(bodies: Sequence[bytes], view: RunView, outcome: Outcome) 
         b"" if outcome.error is None else orjson.dumps(outcome.error.as_dict()),
         view.progress or b"",
         view.steps or b"",
+        outcome.canceled_by or "",
+        outcome.cancel_reason or "",
         len(bodies),
         *bodies,
         *latency_arguments(outcome.latencies),

@@ -16,7 +16,7 @@ RENEW = script(
 local owner, info, info_ttl = arg(1), arg(2), tonumber(arg(3))
 local lost, canceling = {}, {}
 call('ZREM', RUNNING, '')
-heard()
+local may_reap = heard()
 for at = 7, #ARGV do
   local id = ARGV[at]
   local job = call('HMGET', job_key(id), 'owner', 'status')
@@ -27,6 +27,8 @@ for at = 7, #ARGV do
     if job[2] == 'canceling' then canceling[#canceling + 1] = id end
   end
 end
+-- After the owner's own: where no worker claims, beats alone find the owners that are gone.
+if may_reap then take_back_overdue() end
 if info ~= '' then
   local workers = P..'workers'
   call('SET', P..'worker:'..owner, info, 'PX', info_ttl)
@@ -65,7 +67,7 @@ def read_renewal(reply: Any) -> Renewal:
 
 
 async def renew(scope: Scope, owner: str, job_ids: Sequence[str]) -> Renewal:
-    """Extend the leases of ``owner``'s jobs by a whole lease from now."""
+    """Extend the leases of ``owner``'s jobs by a whole lease from now, and take back what others let run out."""
     return read_renewal(await scope.run(RENEW, *renew_arguments(owner, b"", 1.0, job_ids)))
 
 

@@ -24,6 +24,8 @@ from pipeserve.store.keys import Keys
 
 JOB_ID_MARK = "@job_id@"
 """Where a script puts the job's id into an encoded problem."""
+REASON_MARK = "@reason@"
+"""Where it puts the reason of a cancel."""
 
 _PRELUDE = """
 local P = KEYS[1]
@@ -59,9 +61,10 @@ local function rfc3339()
     math.floor(rest / 3600), math.floor(rest % 3600 / 60), rest % 60, tonumber(clock[2]))
 end
 
-local function event(event_type, id, attempt, data, problem)
+-- data, problem and message are JSON.
+local function event(event_type, id, attempt, data, problem, message)
   return '{"event_type":"'..event_type..'","job_id":'..cjson.encode(id)..',"attempt":'..attempt
-    ..',"timestamp":"'..rfc3339()..'","step_name":null,"level":null,"message":null,"data":'..data
+    ..',"timestamp":"'..rfc3339()..'","step_name":null,"level":null,"message":'..(message or 'null')..',"data":'..data
     ..',"error":'..(problem or 'null')..'}'
 end
 
@@ -148,13 +151,16 @@ local function end_job(id, from, to, terminal_event, seconds)
   indexes_end()
 end
 
-local function problem_of(template, id)
-  local escaped = string.sub(cjson.encode(id), 2, -2)
-  return (string.gsub(template, '@JOB_ID_MARK@', function() return escaped end))
+local function fill(template, mark, text)
+  local escaped = string.sub(cjson.encode(text), 2, -2)
+  return (string.gsub(template, mark, function() return escaped end))
 end
+local function problem_of(template, id) return fill(template, '@JOB_ID_MARK@', id) end
 
 local function end_canceled(id, from, attempt, data)
-  local problem = problem_of([==[@CANCELED@]==], id)
+  local reason = call('HGET', job_key(id), 'cancel_reason')
+  local problem = problem_of(reason and [==[@CANCELED_BECAUSE@]==] or [==[@CANCELED@]==], id)
+  if reason then problem = fill(problem, '@REASON_MARK@', reason) end
   call('DEL', 'arq:job:'..id)
   call('HSET', job_key(id), 'error', problem)
   end_job(id, from, 'canceled', event('pipeline_canceled', id, attempt, data or '{}', problem))
@@ -207,7 +213,9 @@ def script(body: str) -> Script:
         "@ARQ_JOB_TTL@": str(names.ARQ_JOB_TTL),
         "@JOB_FUNCTION@": JOB_FUNCTION,
         "@JOB_ID_MARK@": JOB_ID_MARK,
+        "@REASON_MARK@": REASON_MARK,
         "@CANCELED@": _template(JobCanceledError(job_id=JOB_ID_MARK)),
+        "@CANCELED_BECAUSE@": _template(JobCanceledError(f"The job was canceled: {REASON_MARK}", job_id=JOB_ID_MARK)),
         "@WORKER_LOST@": _template(WorkerLostError(job_id=JOB_ID_MARK)),
     }.items():
         source = source.replace(mark, value)
