@@ -52,6 +52,7 @@ async def _serve(settings: ApiSettings) -> int:
                 drain,
                 busy=lambda: services.runtime.active,
                 grace=settings.drain_seconds,
+                interrupt=services.inline.interrupt,
             )
             url = listen(listener)
             _log.info("serving", extra={"url": url, "deployment_id": services.deployment.id})

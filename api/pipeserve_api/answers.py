@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from pydantic_core import to_json
 
 from pipeserve.events import rfc3339
 from pipeserve.jobs import Job, Links
@@ -57,7 +58,8 @@ def completed_job(job: Job, *, applied: Sequence[str], deployment: Deployment, d
     return success(
         job_id=job.job_id,
         run_name=job.run_name,
-        outputs=job.outputs or {},
+        # Not orjson: a model among the outputs may have written whole numbers of more than 64 bits.
+        outputs=orjson.Fragment(to_json(job.outputs or {})),
         taps={},
         execution_time=job.execution_time,
         applied=applied,

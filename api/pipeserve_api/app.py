@@ -28,7 +28,7 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         async with opener(drain) as services:
-            openapi.describe(app, services.deployment, services.definition)
+            openapi.describe(app, services.deployment, services.definition, needs_key=settings.auth_key is not None)
             yield {"services": services}
             drain.begin()  # under a server that does not
 

@@ -22,4 +22,4 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 WaitSeconds = Annotated[
     float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False, description="Seconds to wait for news before answering.")
 ]
-AfterSeq = Annotated[int, Query(ge=0, description="The number of the last event that you have.")]
+AfterSeq = Annotated[int, Query(ge=0, le=2**53, description="The number of the last event that you have.")]

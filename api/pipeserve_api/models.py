@@ -60,6 +60,17 @@ class Canceled(BaseModel):
     cancelled: Literal[True]
 
 
+class Health(BaseModel):
+    """The service's health, for people."""
+
+    status: Literal["healthy", "unhealthy"]
+    deployment_id: str
+    pipeline_name: str
+    uptime: float = Field(description="Seconds")
+    last_execution: str | None = Field(description="RFC 3339, UTC")
+    problems: list[str] = Field(description="What is wrong, in sentences")
+
+
 class Gap(BaseModel):
     """Events that the log no longer has."""
 

@@ -17,20 +17,34 @@ from pipeserve_api.schemas import InvocationOptions
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+_OWN_WORDS = {
+    "description": "A problem in the words of the pipeline's author: any status from 400 to 599",
+    "content": _PROBLEM,
+}
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 _INVOKE_FAILURES = (400, 409, 413, 422, 429, 500, 503, 504)
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that can fail with these statuses."""
-    return {status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM} for status in statuses}
+def problems(*statuses: int, own_words: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that can fail with these statuses; ``own_words``: and as a step's author says."""
+    known: dict[int | str, dict[str, Any]] = {
+        status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM} for status in statuses
+    }
+    return known | {"default": _OWN_WORDS} if own_words else known
 
 
-def describe(app: FastAPI, deployment: Deployment, definition: PipelineDefinition) -> None:
+def describe(app: FastAPI, deployment: Deployment, definition: PipelineDefinition, *, needs_key: bool) -> None:
     """Make ``app`` show the document of this deployment. It is made at the first look."""
-    app.openapi = partial(_document, app, deployment, definition)
+    app.openapi = partial(_document, app, deployment, definition, needs_key=needs_key)
 
 
-def _document(app: FastAPI, deployment: Deployment, definition: PipelineDefinition) -> dict[str, Any]:
+def _document(
+    app: FastAPI, deployment: Deployment, definition: PipelineDefinition, *, needs_key: bool
+) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(
             title=definition.name,
@@ -44,8 +58,21 @@ def _document(app: FastAPI, deployment: Deployment, definition: PipelineDefiniti
             _add(schemas, model.__name__, model.model_json_schema(mode="serialization", ref_template=_REF))
         _replace_validation_errors(document["paths"], schemas)
         document["paths"] = {"/invoke": {"post": _invoke(schemas, deployment, definition)}, **document["paths"]}
+        if needs_key:
+            _require_key(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _require_key(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    document["security"] = [{name: []} for name in _SECURITY_SCHEMES]  # any one of them will do
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path in _OPEN_PATHS:
+                operation["security"] = []
+            else:
+                operation["responses"]["401"] = problems(401)[401]
 
 
 def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
@@ -111,7 +138,7 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                 "headers": {"Location": {"schema": {"type": "string"}}},
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model="Accepted")}}},
             },
-            **{str(status): response for status, response in problems(*_INVOKE_FAILURES).items()},
+            **{str(status): response for status, response in problems(*_INVOKE_FAILURES, own_words=True).items()},
         },
     }
 

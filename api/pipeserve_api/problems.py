@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +23,7 @@ from pipeserve.errors import (
     StepFailedError,
     TimedOutError,
 )
+from pipeserve.events import clean_text
 from pipeserve.jobs import JobStatus
 
 MEDIA_TYPE = "application/problem+json"
@@ -42,7 +44,25 @@ def problem_response(
     if retry_after is not None:
         sent["retry-after"] = str(max(1, round(retry_after)))
     body = problem.as_dict() | dict(extensions or {})
-    return Response(orjson.dumps(body), problem.status, sent, MEDIA_TYPE)
+    return Response(_encode(body), problem.status, sent, MEDIA_TYPE)
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # a lone surrogate, or a whole number of more than 64 bits
+        return to_json(_clean(body))
+
+
+def _clean(value: Any) -> Any:
+    """``value`` with all text such that UTF-8 can carry it."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {clean_text(key): _clean(inner) for key, inner in cast(dict[str, Any], value).items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in cast(list[Any], value)]
+    return value
 
 
 def error_response(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json, to_json
@@ -14,6 +16,8 @@ from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
 
 MAX_LABELS = 64
+_MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]|[0-9]{300}")
+"""What every number beyond the range of a float has in it; a body without it needs no closer look."""
 
 
 class InvocationOptions(BaseModel):
@@ -43,7 +47,7 @@ class Invocation:
 
     parameters: BoundParameters
     raw_parameters: bytes
-    """``parameters`` as sent: one JSON object."""
+    """``parameters`` with the values that were sent: one JSON object."""
     run_name: str | None
     timeout: float | None
     taps: tuple[str, ...]
@@ -65,7 +69,8 @@ class InvocationReader:
     def read(self, body: bytes) -> Invocation:
         """The invocation that ``body`` asks for; an empty body is ``{}``.
 
-        Raises BadRequestError for what is no JSON, InvalidParametersError naming each wrong key.
+        Raises BadRequestError for what is no JSON and for numbers that no float can hold, InvalidParametersError
+        naming each wrong key.
         """
         body = body or b"{}"
         try:
@@ -73,6 +78,10 @@ class InvocationReader:
             sent = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise BadRequestError(f"The body is not JSON: {error}") from None
+        if _MAY_OVERFLOW.search(body) and (place := _overflow(sent)) is not None:
+            raise BadRequestError(
+                f"{place}: the number is too large; one with a fraction or an exponent must lie within ±1.8e308"
+            )
         if not isinstance(sent, dict):
             detail = 'The body must be a JSON object: {"parameters": {…}}'
             raise InvalidParametersError(detail, errors=[{"name": "body", "type": "dict_type", "detail": detail}])
@@ -82,6 +91,7 @@ class InvocationReader:
             raise self._explain(error) from None
         return Invocation(
             parameters=self._parameters.bind(model.parameters),
+            # Not orjson: whole numbers may have more than 64 bits.
             raw_parameters=to_json(sent.get("parameters", {})),  # pyright: ignore[reportUnknownMemberType]
             run_name=model.run_name,
             timeout=model.timeout,
@@ -108,3 +118,19 @@ def _explain_option(location: tuple[int | str, ...], kind: str, message: str) ->
         known = ", ".join(["parameters", *InvocationOptions.model_fields])
         return {"name": name, "type": "unknown", "detail": f"key {name!r} is unknown; known: {known}"}
     return {"name": name, "type": kind, "detail": f"{name}: {message}"}
+
+
+def _overflow(sent: Any) -> str | None:
+    """Where in a body the parser turned a number into an infinity (``1e400``); None: nowhere."""
+    waiting: list[tuple[str, Any]] = [("", sent)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                return place or "body"
+        elif isinstance(value, dict):
+            prefix = f"{place}." if place else ""
+            waiting += [(f"{prefix}{key}", inner) for key, inner in cast(dict[str, Any], value).items()]
+        elif isinstance(value, list):
+            waiting += [(f"{place or 'body'}.{index}", inner) for index, inner in enumerate(cast(list[Any], value))]
+    return None

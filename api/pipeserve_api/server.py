@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import uvicorn
@@ -21,8 +21,12 @@ from fastapi import FastAPI
 from pipeserve.settings import ServiceSettings
 from pipeserve_api.drain import Drain
 
-CONNECTION_GRACE = 2
+CONNECTION_GRACE = 1
 """Seconds that connections have to close once nothing runs any more. A reader that has stalled is cut then."""
+INTERRUPT_GRACE = 0.5
+"""Seconds that interrupted calls have to end before connections close. Their answers may still come in that time."""
+CTRL_C_GRACE = 2.0
+"""The longest that running calls have after Ctrl-C: somebody waits at a terminal."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,13 +46,26 @@ def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """A server that drains. ``busy``: how many calls run; they have ``grace`` seconds (after Ctrl-C: two at most)."""
+    """A server that drains.
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, *, busy: Callable[[], int], grace: float) -> None:
+    ``busy``: how many calls run; they have ``grace`` seconds (after Ctrl-C: two at most). ``interrupt`` then ends
+    those that are left, within about the seconds that it is given: their callers are answered that this process drains.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        *,
+        busy: Callable[[], int],
+        grace: float,
+        interrupt: Callable[[float], Awaitable[object]],
+    ) -> None:
         super().__init__(config)
         self._drain = drain
         self._busy = busy
         self._grace = grace
+        self._interrupt = interrupt
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End in order."""
@@ -59,12 +76,13 @@ class Server(uvicorn.Server):
         # The runtime has a count of its runs, and no event for its return to zero.
         while self._busy() and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        await self._interrupt(INTERRUPT_GRACE)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal asks to stop. After Ctrl-C somebody waits at a terminal."""
+        """A signal asks to stop."""
         if sig == signal.SIGINT:
-            self._grace = min(self._grace, CONNECTION_GRACE)
+            self._grace = min(self._grace, CTRL_C_GRACE)
         super().handle_exit(sig, frame)
 
     @contextlib.contextmanager

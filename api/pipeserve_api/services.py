@@ -89,8 +89,16 @@ async def open_services(settings: ApiSettings, drain: Drain) -> AsyncGenerator[S
         backend = await stack.enter_async_context(store.deployment(deployment.id))
 
         def keeper(owner: str, stop: Callable[[str], None]) -> LeaseKeeper:
-            lease = settings.store.lease_seconds
-            return LeaseKeeper(store.url, backend.keys, owner, lease, on_lost=stop, on_cancel=stop)
+            # Nothing on a lost lease: the record is lost then, and the caller who waits still gets the answer.
+            return LeaseKeeper(
+                store.url,
+                backend.keys,
+                owner,
+                settings.store.lease_seconds,
+                on_cancel=stop,
+                event_log_max=settings.store.event_log_max,
+                result_ttl=settings.store.result_ttl,
+            )
 
         services = _services(settings, deployment, pipeline, backend, drain, keeper)
         yield await stack.enter_async_context(services)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -66,8 +66,8 @@ def gap_frame(gap: LogGap) -> bytes:
 class EventStream(Response):
     """Sends what ``follow`` yields until the log ends.
 
-    ``opening`` goes out at once. ``types``: send only events of these types. ``on_leave`` is called when the caller
-    leaves before the end.
+    ``opening`` goes out at once. ``types``: send only events of these types. ``on_leave`` is called and awaited when
+    the caller leaves before the end.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class EventStream(Response):
         drain: Drain,
         opening: bytes = RETRY,
         types: frozenset[str] | None = None,
-        on_leave: Callable[[], object] | None = None,
+        on_leave: Callable[[], Awaitable[object]] | None = None,
         headers: Mapping[str, str] | None = None,
         ping_seconds: float = PING_SECONDS,
         stall_seconds: float = STALL_SECONDS,
@@ -114,7 +114,7 @@ class EventStream(Response):
         finally:
             await cancel_all([*ends, pinging])
         if left and not complete and self._on_leave is not None:
-            self._on_leave()
+            await self._on_leave()
         if left or line.stalled_for > 0:  # nothing more can be sent; the server closes what was not completed
             return
         if not complete:

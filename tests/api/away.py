@@ -1,12 +1,14 @@
-"""A store that is away: every call raises StoreUnavailableError."""
+"""Stores that are away: one raises StoreUnavailableError from every call, one hangs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.memory import MemoryStore
 
 
 class AwayStore:
@@ -41,3 +43,31 @@ class AwayStore:
 
     def describe(self) -> Mapping[str, object]:
         return {"kind": "redis", "url": "redis://nowhere"}
+
+
+class HangingLedger:
+    """A ledger whose store takes every connection and answers nothing, until ``thawed``."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+        self.asked = asyncio.Event()
+        self.thawed = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def open(self, *arguments: Any) -> None:
+        self.asked.set()
+        await self.thawed.wait()
+        await self._ledger.open(*arguments)
+
+
+class HangingStore:
+    """A store in memory, whose ledger hangs when a run is to be opened."""
+
+    def __init__(self) -> None:
+        store = MemoryStore()
+        self.ledger: Any = HangingLedger(store.ledger)
+        self.log: Any = store.log
+        self.signals: Any = store.signals
+        self.operations: Any = store.operations

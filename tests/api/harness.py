@@ -81,7 +81,13 @@ async def serving(
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         config = server_config(app, settings.service)
         config.load()
-        server = Server(config, drain, busy=lambda: services.runtime.active, grace=settings.drain_seconds)
+        server = Server(
+            config,
+            drain,
+            busy=lambda: services.runtime.active,
+            grace=settings.drain_seconds,
+            interrupt=services.inline.interrupt,
+        )
         server.lifespan = config.lifespan_class(config)
         # Without serve()'s main loop, whose ticks would add 0.2 s to every test.
         await server.startup(sockets=[listener])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 from pipeserve.errors import InvocationError
 from pipeserve.sdk.capture import Capture
@@ -86,7 +86,19 @@ def gated(*, capture: Capture | None = None):
 def refuse(kind: str) -> str:
     if kind == "polite":
         raise InvocationError(status=404, code="document_not_found", detail="no such document")
+    if kind == "garbled":
+        raise InvocationError(status=422, code="bad_name", detail="no file \ud800.txt")
     raise RuntimeError("secret detail of the inside")
+
+
+@step
+def keep(value: Any, factor: float = 1.0) -> str:
+    return repr(value)
+
+
+@pipeline
+def anything(value: Any):
+    return keep(value)
 
 
 @pipeline

@@ -114,6 +114,26 @@ async def test_a_caller_who_leaves_cancels_its_call_on_the_workers():
         await wait_until(lambda: gate.cancelled, "the run is cancelled")
 
 
+async def test_a_caller_who_leaves_its_stream_cancels_its_call_on_the_workers():
+    held, gate = gated()
+    async with serving(held, service={"sync_execution": "queued"}) as service, working(service):
+        request = service.http.stream("POST", "/invoke", json={}, headers={"Accept": "text/event-stream"})
+        async with request as answer:
+            assert answer.status_code == 200
+            await wait_until(gate.entered.is_set, "the worker runs it")
+        await wait_until(lambda: gate.cancelled, "the run is cancelled")
+
+
+async def test_a_caller_who_leaves_the_stream_of_an_async_call_does_not_cancel_it(served: Served):
+    headers = {"Accept": "text/event-stream"}
+    async with served.http.stream("POST", "/invoke?mode=async", json={"parameters": {"text": "a"}}, headers=headers):
+        pass
+    async with working(served):
+        job_id = (await served.http.get("/jobs")).json()["jobs"][0]["job_id"]
+        job = (await served.http.get(f"/jobs/{job_id}", params={"wait": 5})).json()
+    assert job["status"] == "completed"
+
+
 async def test_a_caller_who_leaves_does_not_cancel_an_async_call(served: Served):
     call = asyncio.create_task(served.invoke({"text": "a"}, headers={"Prefer": "respond-async, wait=30"}))
 

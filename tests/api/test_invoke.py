@@ -9,10 +9,12 @@ import socket
 
 import httpx
 import pytest
+from tests.api.away import HangingStore
 from tests.api.harness import Served, frames, serving, wait_until
-from tests.api.pipelines import failing, gated, quiet, rest, shout
+from tests.api.pipelines import anything, failing, gated, quiet, rest, shout
 
 from pipeserve.sdk.capture import Capture
+from pipeserve.store import DeploymentStore
 
 
 @pytest.fixture
@@ -80,6 +82,44 @@ async def test_malformed_json_is_400(served: Served, body: bytes):
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] == "bad_request"
     assert answer.json()["instance"] == "/invoke"
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"parameters": {"value": 1e400}}', "parameters.value"),
+        (b'{"parameters": {"value": [1, {"a": -1E+999}]}}', "parameters.value.1.a"),
+        (b'{"parameters": {"value": 1, "keep.factor": 1e309}}', "parameters.keep.factor"),
+        (b'{"parameters": {"value": 1}, "timeout": 1e400}', "timeout"),
+        (b'{"parameters": {"value": %b.5}}' % (b"9" * 310), "parameters.value"),
+        (b"[[1e400]]", "body.0.0"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_number_that_no_float_can_hold_is_400_and_told_where(body: bytes, place: str, mode: str):
+    async with serving(anything) as service:
+        answer = await service.http.post("/invoke", content=body, params={"mode": mode})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+        assert answer.json()["detail"].startswith(f"{place}: the number is too large")
+        assert (await service.http.get("/jobs")).json()["total"] == 0
+
+
+async def test_text_that_looks_like_such_a_number_is_text():
+    async with serving(anything) as service:
+        answer = await service.invoke({"value": ["1e400", 1e300, "9" * 400]})
+        assert answer.json()["outputs"] == {"output": repr(["1e400", 1e300, "9" * 400])}
+
+
+async def test_whole_numbers_of_any_size_are_run_kept_and_shown_as_sent(deployment_store: DeploymentStore):
+    sent = b'{"parameters":{"value":[%d,-%d,0.1,1.0]}}' % (2**70 + 1, 2**70 + 1)
+    async with serving(anything, backend=deployment_store) as service:
+        answer = await service.http.post("/invoke", content=sent)
+        assert answer.json()["outputs"] == {"output": repr([2**70 + 1, -(2**70) - 1, 0.1, 1.0])}
+        job_id = (await service.http.post("/invoke", content=sent, params={"mode": "async"})).json()["job_id"]
+        for path in (f"/jobs/{job_id}", "/jobs?status=pending"):
+            assert f"[{2**70 + 1},{-(2**70) - 1},0.1,1.0]" in (await service.http.get(path)).text
+        (claim,) = await deployment_store.ledger.claim("w", 1)
+        assert b'{"parameters":%b}' % claim.parameters == sent
 
 
 @pytest.mark.parametrize(
@@ -173,6 +213,19 @@ async def test_a_step_answers_the_caller_in_its_own_words():
         assert answer.json()["detail"] == "no such document"
 
 
+async def test_words_that_utf_8_cant_carry_reach_the_caller_all_the_same():
+    async with serving(failing) as service:
+        answer = await service.invoke({"kind": "garbled"})
+        assert (answer.status_code, answer.json()["detail"]) == (422, "no file ?.txt")
+
+
+@pytest.mark.parametrize("expose", [False, True])
+async def test_a_traceback_is_an_event_only_where_callers_may_see_it(expose: bool):
+    async with serving(failing, runtime={"expose_tracebacks": expose}) as service:
+        answer = await service.invoke({"kind": "rude"}, headers={"Accept": "text/event-stream"})
+        assert ("Traceback" in answer.text) is expose
+
+
 async def test_a_run_past_its_timeout_is_504():
     async with serving(rest) as service:
         answer = await service.invoke({"seconds": 30}, timeout=0.05)
@@ -210,6 +263,25 @@ async def test_a_call_that_takes_longer_than_its_caller_waits_becomes_a_job():
         assert job["status"] == "completed"
         assert job["outputs"] == {"output": "kept"}
         assert not gate.cancelled
+
+
+async def test_a_run_that_ends_while_the_store_hangs_is_answered_at_once():
+    held, gate = gated()
+    store = HangingStore()
+    async with serving(held, backend=store) as service:
+        call = asyncio.create_task(service.invoke({"text": "x"}, headers={"Prefer": "wait=0.02"}))
+        await wait_until(store.ledger.asked.is_set, "the service wants to keep the run")
+        gate.opened.set()
+        async with asyncio.timeout(2):
+            answer = await call
+        assert (answer.status_code, answer.json()["outputs"]) == (200, {"output": "x"})
+        store.ledger.thawed.set()
+
+        async def recorded() -> bool:
+            job = await store.ledger.get(answer.json()["job_id"])
+            return job is not None and job.status.terminal
+
+        await wait_until(recorded, "the run is recorded all the same")
 
 
 async def test_the_service_has_a_longest_wait_of_its_own():

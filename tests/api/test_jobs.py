@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.api.harness import Served, serving, wait_until
 from tests.api.pipelines import failing, gated, rest, secretive, shout
 from tests.api.worker import working
+
+from pipeserve.sdk.capture import Capture
 
 
 @pytest.fixture
@@ -256,7 +259,39 @@ async def test_the_log_of_a_running_synchronous_call_is_read_here():
         await call
 
 
-@pytest.mark.parametrize("after", ["-1", "x", "1.5"])
+@pytest.mark.parametrize("capture", [None, Capture(memory_only=True)])
+async def test_a_long_poll_beyond_the_end_of_a_log_answers_when_a_synchronous_call_ends(capture: Capture | None):
+    held, gate = gated(capture=capture)
+    async with serving(held) as service:
+        call = asyncio.create_task(service.invoke())
+        await wait_until(gate.entered.is_set, "the run is under way")
+        (job_id,) = await _running(service)
+        polling = asyncio.create_task(_poll_beyond(service, job_id))
+        run = service.services.inline.find(job_id)
+        assert run is not None
+        await wait_until(lambda: run.log._readers, "the log is followed")
+        gate.opened.set()
+        assert await polling == {"events": [], "next": 500, "done": True}
+        await call
+
+
+async def test_a_long_poll_beyond_the_end_of_a_log_answers_when_a_job_ends():
+    held, gate = gated()
+    async with serving(held) as service, working(service):
+        job_id = await service.submit()
+        polling = asyncio.create_task(_poll_beyond(service, job_id))
+        await wait_until(lambda: service.store.log._followers, "the log is followed")
+        gate.opened.set()
+        assert await polling == {"events": [], "next": 500, "done": True}
+
+
+async def _poll_beyond(service: Served, job_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        answer = await service.http.get(f"/jobs/{job_id}/events", params={"after": 500, "wait": 30})
+    return answer.json()
+
+
+@pytest.mark.parametrize("after", ["-1", "x", "1.5", str(2**53 + 1), str(2**64)])
 async def test_a_bad_position_in_a_log_is_422(served: Served, after: str):
     job_id = await served.submit({"text": "a"})
     assert (await served.http.get(f"/jobs/{job_id}/events", params={"after": after})).status_code == 422

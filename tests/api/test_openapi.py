@@ -94,8 +94,44 @@ async def test_every_route_is_described_with_its_problems(document: dict[str, An
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
-                if int(status) >= 400:
-                    assert list(response["content"]) == ["application/problem+json"]
+                if status == "default" or int(status) >= 400:
+                    health = operation["operationId"].startswith("health_health_get")
+                    media_type = "application/json" if health else "application/problem+json"
+                    assert list(response["content"]) == [media_type]
+
+
+async def test_what_authors_answer_in_their_own_words_is_a_problem_of_any_status(document: dict[str, Any]):
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for operation in (document["paths"]["/invoke"]["post"], document["paths"]["/jobs/{job_id}/result"]["get"]):
+        assert operation["responses"]["default"]["content"] == problem
+
+
+async def test_an_unhealthy_service_is_described(document: dict[str, Any]):
+    responses = document["paths"]["/health"]["get"]["responses"]
+    assert set(responses) == {"200", "503"}
+    assert responses["200"]["content"] == responses["503"]["content"]
+    assert "problems" in document["components"]["schemas"]["Health"]["properties"]
+
+
+async def test_without_a_key_none_is_described(document: dict[str, Any]):
+    assert "security" not in document
+    assert "securitySchemes" not in document["components"]
+    assert not any("401" in each["responses"] for path in document["paths"].values() for each in path.values())
+
+
+async def test_a_key_is_described_once_it_is_needed():
+    async with serving(employ, service={"auth_key": "k"}) as service:
+        document = (await service.http.get("/openapi.json", headers={"X-API-Key": "k"})).json()
+    assert document["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    assert document["security"] == [{"bearer": []}, {"apiKey": []}]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            is_open = path.startswith("/health")
+            assert ("401" in operation["responses"]) is not is_open
+            assert operation.get("security") == ([] if is_open else None)
 
 
 async def test_the_docs_page_shows_the_document():

@@ -17,26 +17,33 @@ import httpx
 import pytest
 from tests.api.harness import wait_until
 
+from pipeserve.jobs import JobStatus
 from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.snapshot import snapshot
 from pipeserve.sdk.target import load_target
 from pipeserve.settings import StoreSettings
-from pipeserve.store import open_store
+from pipeserve.store import Store, open_store
 
 pytestmark = pytest.mark.e2e
 
 PIPELINE = """
 import asyncio
+import time
 from pipeserve import pipeline, step
 
 @step
-async def nap(seconds: float) -> float:
-    await asyncio.sleep(seconds)
+async def nap(seconds: float, thread: bool) -> float:
+    await asyncio.sleep(0 if thread else seconds)
+    return seconds
+
+@step
+def doze(seconds: float, thread: bool) -> float:
+    time.sleep(seconds if thread else 0)
     return seconds
 
 @pipeline
-def naps(seconds: float = 0.0):
-    return nap(seconds)
+def naps(seconds: float = 0.0, thread: bool = False):
+    return doze(nap(seconds, thread), thread)
 """
 
 
@@ -47,6 +54,7 @@ class Place:
     deployment: Deployment
     file: Path
     environment: dict[str, str]
+    store: Store
 
     @property
     def url(self) -> str:
@@ -70,7 +78,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
             "ZENML_PIPELINE_DEPLOYMENT_ID": deployment.id,
             "ZENML_SERVICE_PORT": str(free_port()),
         }
-        yield Place(deployment, file, environment)
+        yield Place(deployment, file, environment, store)
     sys.modules.pop("naps_pipeline", None)
 
 
@@ -215,6 +223,34 @@ async def test_a_running_call_is_answered_before_the_process_ends(place: Place):
             await process.communicate()
     assert answer.json()["outputs"] == {"output": 0.6}
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("thread", [False, True])
+async def test_a_call_that_outlasts_the_grace_is_told_and_recorded_as_draining(place: Place, thread: bool):
+    place.environment["PIPESERVE_DRAIN_SECONDS"] = "0.3"
+    body = {"parameters": {"seconds": 8, "thread": thread}}
+    async with running(place) as process, httpx.AsyncClient(base_url=place.url, timeout=10) as http:
+        kept = (await http.post("/invoke", json=body, headers={"Prefer": "wait=0.1"})).json()["job_id"]
+        call = asyncio.create_task(http.post("/invoke", json=body))
+
+        async def active() -> bool:
+            return (await http.get("/metrics")).json()["active_runs"] == 2
+
+        await wait_until(active, "the calls run")
+        process.send_signal(signal.SIGTERM)
+        answer = await call
+        async with asyncio.timeout(5):
+            _, stderr = await process.communicate()
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "draining", True)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert process.returncode == 0, stderr.decode()
+    async with place.store.deployment(place.deployment.id) as stored:
+        for job_id in (kept, answer.json()["job_id"]):
+            job = await stored.ledger.get(job_id)
+            assert job is not None
+            assert job.error is not None
+            assert (job.status, job.error.code) == (JobStatus.FAILED, "draining")
 
 
 async def test_several_processes_share_the_port_and_a_dead_one_is_replaced(place: Place):

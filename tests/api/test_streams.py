@@ -101,6 +101,27 @@ async def test_who_has_read_everything_gets_204(served: Served):
     assert answer.content == b""
 
 
+async def test_a_position_beyond_the_end_is_followed_to_the_end():
+    held, gate = gated()
+    async with serving(held) as service:
+        call = asyncio.create_task(service.invoke())
+        await wait_until(gate.entered.is_set, "the run is under way")
+        (run,) = service.services.runtime._runs
+        job_id = await service.submit()
+        path = f"/stream/{run.job_id}"
+        async with (
+            service.http.stream("GET", path, params={"after": "500"}) as here,
+            service.http.stream("GET", f"/stream/{job_id}", params={"after": "500"}) as queued,
+            working(service),
+        ):
+            gate.opened.set()
+            for answer in (here, queued):
+                async with asyncio.timeout(5):
+                    assert "id:" not in "".join([chunk async for chunk in answer.aiter_text()])
+        assert (await service.http.get(path, params={"after": "500"})).status_code == 204
+        await call
+
+
 @pytest.mark.parametrize("position", ["-1", "abc", "1.5", "²", "9" * 30])
 async def test_a_position_that_is_no_number_is_400(served: Served, position: str):
     job_id, _ = await finished(served)
@@ -227,7 +248,11 @@ async def test_trimmed_events_are_told_as_a_gap():
 
 async def test_a_caller_who_leaves_releases_its_subscription():
     log, caller, left = Following(), Caller(), []
-    response = EventStream(log.follow, drain=Drain(), on_leave=lambda: left.append(True))
+
+    async def leave() -> None:
+        left.append(True)
+
+    response = EventStream(log.follow, drain=Drain(), on_leave=leave)
     task = asyncio.create_task(response(SCOPE, caller.receive, caller.send))
     await wait_until(lambda: log.followers == 1, "the log is followed")
     caller.left.set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
 
 from pipeserve import InvocationError, emit, pipeline, progress, step
 
@@ -42,3 +44,24 @@ def refuse(reason: str) -> None:
 @pipeline
 def refusing(reason: str = "I am a teapot") -> None:
     return refuse(reason)
+
+
+@step
+def spell(word: str) -> Iterator[str]:
+    yield from word
+
+
+@pipeline
+def spelling(word: str = "abc") -> list[str]:
+    return spell(word)
+
+
+@step
+async def sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@pipeline
+def sleeping(seconds: float = 0.0):
+    return sleep(seconds)

@@ -38,6 +38,12 @@ async def test_run_prints_json_and_tells_its_progress_on_stderr(pipeserve: Pipes
     assert "compose: [info] composing" in ran.err
 
 
+async def test_run_tells_what_a_streaming_step_yields(pipeserve: Pipeserve) -> None:
+    ran = await pipeserve("run", f"{SAMPLE}:spelling", "-p", "word=hi")
+    assert (ran.code, ran.json) == (0, {"output": ["h", "i"]}), ran.err
+    assert [line for line in ran.err.splitlines() if "output" in line] == ['  spell: output "h"', '  spell: output "i"']
+
+
 async def test_of_a_quiet_run_only_what_the_steps_print_is_seen_and_not_in_the_json(pipeserve: Pipeserve) -> None:
     ran = await pipeserve("run", GREET, "-q", "-p", "name=Ada")
     assert (ran.json, ran.err) == ({"output": ["Hello, Ada!"]}, "composing\n")
@@ -53,12 +59,19 @@ async def test_a_run_that_fails_exits_1_with_one_sentence(pipeserve: Pipeserve) 
     [
         (["run", GREET], "parameter 'name' is missing"),
         (["run", GREET, "-p", "name"], "write it as key=value"),
-        (["run", f"{SAMPLE}:greeet"], "has no 'greeet'; its pipelines: greet, slow, refusing"),
+        (["run", f"{SAMPLE}:greeet"], "has no 'greeet'; its pipelines: greet, slow, refusing, spelling, sleeping"),
         (["deploy", "nowhere.py:greet"], "there is no file"),
         (["deploy"], "Missing argument 'TARGET'"),
         (["serve", GREET, "--port", "many"], "Invalid value for '--port'"),
-        (["serve", GREET, "--port", "99999"], "port: Input should be less than or equal to 65535"),
+        (["serve", GREET, "--port", "99999"], "ZENML_SERVICE_PORT: Input should be less than or equal to 65535"),
         (["invoke", "--async", "--watch"], "give one of them"),
+        (["run", GREET, "-p", "name=x", "--timeout", "0"], "0 is not a number of seconds above 0"),
+        (["run", GREET, "-p", "name=x", "--timeout", "nan"], "nan is not a number of seconds above 0"),
+        (["invoke", "--timeout", "-1"], "-1 is not a number of seconds above 0"),
+        (["invoke", "--url", "notaurl"], "'notaurl' is not a service's address"),
+        (["invoke", "--url", "http://:1"], "'http://:1' is not a service's address"),
+        (["invoke", "--url", "http://host:port"], "'http://host:port' is not a service's address"),
+        (["invoke", "--url", "ftp://host"], "'ftp://host' is not a service's address"),
         (["fly"], "No such command 'fly'"),
     ],
     ids=" ".join,

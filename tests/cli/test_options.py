@@ -14,6 +14,8 @@ from pipeserve.errors import ConfigurationError
     [
         ("3", 3),
         ("0.5", 0.5),
+        (str(2**70 + 1), 2**70 + 1),
+        ("1e400", "1e400"),
         ("true", True),
         ("null", None),
         ('"3"', "3"),

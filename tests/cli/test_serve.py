@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import orjson
 import psutil
 import pytest
 from tests.cli.conftest import SAMPLE, Pipeserve, wait_until
 
 from pipeserve.client import AsyncClient
+from pipeserve.errors import DrainingError
 
 pytestmark = pytest.mark.e2e
 
 GREET = f"{SAMPLE}:greet"
 SLOW = f"{SAMPLE}:slow"
+SLEEPING = f"{SAMPLE}:sleeping"
 Serve = Callable[..., Any]
 
 
@@ -52,6 +55,23 @@ async def test_ctrl_c_ends_everything_with_a_job_under_way_within_3_seconds(serv
         service.process.send_signal(signal.SIGINT)
         assert await service.process.wait() == 0, service.said
         assert time.monotonic() - began < 3, service.said
+        assert service.left() == []
+
+
+@pytest.mark.parametrize("target", [SLEEPING, SLOW])
+async def test_ctrl_c_answers_a_call_under_way_that_the_service_drains(serving: Serve, target: str) -> None:
+    async with serving(target, "--workers", "1") as service, AsyncClient(service.url) as client:
+        service.look_around()
+        call = asyncio.create_task(client.invoke(seconds=8))
+        await wait_until(lambda: httpx.get(f"{service.url}/metrics").json()["active_runs"] == 1, "the call runs")
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGINT)
+        with pytest.raises(DrainingError) as caught:
+            await call
+        assert caught.value.retry_after is not None
+        assert await service.process.wait() == 0, service.said
+        assert time.monotonic() - began < 3, service.said
+        assert "killing" not in service.said
         assert service.left() == []
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 import uvicorn
+from pydantic_core import to_json
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def job(status: str, **members: Any) -> dict[str, Any]:
 
 
 def canned(body: Any, status: int = 200, **headers: str) -> Canned:
-    return Canned(status, [orjson.dumps(body)], headers=headers)
+    return Canned(status, [to_json(body)], headers=headers)
 
 
 def stream(*chunks: bytes, breaks: bool = False) -> Canned:

@@ -294,3 +294,10 @@ async def test_a_caller_may_stop_reading_in_mid_stream(service: CannedService) -
         await events.aclose()
     with Client(service.url) as client:
         assert next(iter(client.job("j").events())).seq == 1
+
+
+async def test_whole_numbers_of_any_size_go_out_and_come_in_as_they_are(service: CannedService, caller: Caller):
+    large = 2**70 + 1
+    service.answer("POST /invoke", canned(COMPLETED | {"outputs": {"output": large}}))
+    assert (await caller.invoke(number=large)).outputs == {"output": large}
+    assert b"%d" % large in service.received[0].body

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 from starlette.responses import Response
@@ -152,7 +153,7 @@ class _Call:
             return EventStream(
                 lambda: run.log.follow(after=0),
                 drain=services.drain,
-                on_leave=lambda: self._leave(run),
+                on_leave=partial(self._left_stream, run),
                 headers=self.headers | _location(run.job_id),
             )
         wait = services.settings.service.sync_wait if self.preferences.wait is None else self.preferences.wait
@@ -163,6 +164,14 @@ class _Call:
                 return response
             # Either it ended just now, or the store is away: then nothing can be promised, and the call goes on.
             result = result or await run.wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not services.drain.begun:
+                raise
+            # The server closes its last connections, and a thread that heeds no checkpoint still holds the run.
+            task.uncancel()
+            error = DrainingError("The service is shutting down, and the run did not end in time; call again.")
+            return error_response(error, instance=PATH, headers=self.headers, job_id=run.job_id)
         finally:
             left = await watch.end()
         return None if left else self._run_answer(run, run_name, result)
@@ -175,19 +184,28 @@ class _Call:
             return run.result
 
     async def _keep(self, run: InlineRun) -> Response | None:
-        """The 202 of a run that goes on without its caller; None when it can't be kept."""
+        """The 202 of a run that goes on without its caller; None when it has ended or can't be kept."""
+        keeping = asyncio.ensure_future(run.keep())
+        ending = asyncio.ensure_future(run.wait())  # a store that hangs must not hold up the answer of a run that ended
         try:
-            await run.keep()
+            done, _ = await asyncio.wait([keeping, ending], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_all([keeping, ending])
+        if ending in done or run.result is not None:
+            return None
+        try:
+            keeping.result()
         except StoreUnavailableError:
             _log.warning("a long call goes on, the store is away", extra={"job_id": run.job_id})
-            return None
-        if run.result is not None:
             return None
         return self._accepted(run.job_id, status=JobStatus.RUNNING, queue_position=None)
 
     def _leave(self, run: InlineRun) -> None:
         if run.result is None:
             self.services.inline.cancel(run.job_id, reason=CALLER_LEFT, by="caller")
+
+    async def _left_stream(self, run: InlineRun) -> None:
+        self._leave(run)
 
     def _run_answer(self, run: InlineRun, run_name: str, result: RunResult) -> Response:
         if result.status is not JobStatus.COMPLETED:
@@ -217,7 +235,10 @@ class _Call:
         log = StoredLog(services.log, job_id)
         if preferences.events:
             return EventStream(
-                lambda: log.follow(after=0), drain=services.drain, headers=self.headers | _location(job_id)
+                lambda: log.follow(after=0),
+                drain=services.drain,
+                on_leave=None if asked_async else partial(self._leave_queued, job_id),
+                headers=self.headers | _location(job_id),
             )
         wait = preferences.wait
         if not asked_async and wait is None:
@@ -227,7 +248,7 @@ class _Call:
         ended = await attend(log.ended(after=0), seconds=wait, receive=self.receive, drain=services.drain)
         if ended is Interruption.CALLER_LEFT:
             if not asked_async:
-                await services.ledger.cancel(job_id, reason=CALLER_LEFT, by="caller")
+                await self._leave_queued(job_id)
             return None
         job = await services.jobs.get(job_id)
         if not job.status.terminal:
@@ -240,6 +261,12 @@ class _Call:
             job, applied=applied, deployment=services.deployment, definition=services.definition
         )
         return Response(body, headers=self.headers, media_type="application/json")
+
+    async def _leave_queued(self, job_id: str) -> None:
+        try:
+            await self.services.ledger.cancel(job_id, reason=CALLER_LEFT, by="caller")
+        except StoreUnavailableError:  # nobody is left to be told
+            _log.warning("a caller left, and its job could not be canceled", extra={"job_id": job_id})
 
     def _new_job(self, job_id: str) -> NewJob:
         services, invocation = self.services, self.invocation

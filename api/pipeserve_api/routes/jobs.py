@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipeserve.errors import AlreadyFinishedError
+from pipeserve.errors import AlreadyFinishedError, NotFoundError
 from pipeserve.events import is_terminal, number
 from pipeserve.jobs import Job, JobPage, JobStatus
 from pipeserve.runtime.ports import JobQuery, LogEntry, LogGap
@@ -20,6 +20,7 @@ from pipeserve_api.lookup import JobLog
 from pipeserve_api.models import Accepted, Canceled, EventPage, InvocationResult
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import problem_of_run, problem_response
+from pipeserve_api.services import Services
 
 router = APIRouter(tags=["jobs"])
 JSON = "application/json"
@@ -85,7 +86,10 @@ async def cancel_job(
 @router.get(
     "/jobs/{job_id}/result",
     response_model=InvocationResult,
-    responses={202: {"model": Accepted, "description": "Not ended yet"}, **problems(404, 409, 410, 500, 503, 504)},
+    responses={
+        202: {"model": Accepted, "description": "Not ended yet"},
+        **problems(404, 409, 410, 500, 503, 504, own_words=True),
+    },
     summary="Fetch a job's result",
 )
 async def get_result(request: Request, job_id: str, services: ServicesDep) -> Response:
@@ -118,7 +122,10 @@ async def get_events(
     if not entries and wait > 0 and not job.status.terminal:
         news = await attend(_news(log, after), seconds=wait, receive=request.receive, drain=services.drain)
         entries = [] if isinstance(news, Interruption) else news
-    done = job.status.terminal and not entries
+        ended = not entries and await _has_ended(services, job_id)
+    else:
+        ended = job.status.terminal
+    done = ended and not entries
     events: list[bytes] = []
     gaps: list[dict[str, Any]] = []
     position = after
@@ -136,8 +143,15 @@ async def get_events(
     return Response(orjson.dumps(page), headers=None if done else answers.RETRY_AFTER, media_type=JSON)
 
 
+async def _has_ended(services: Services, job_id: str) -> bool:
+    try:
+        return (await services.jobs.get(job_id)).status.terminal
+    except NotFoundError:  # a memory-only run is gone once it has ended
+        return True
+
+
 async def _news(log: JobLog, after: int) -> list[LogEntry | LogGap]:
-    """What follows ``after``, once anything does."""
+    """What follows ``after``, once anything does; nothing once the log has ended."""
     async with log.follow(after=after) as entries:
         async for _ in entries:
             break

@@ -17,6 +17,7 @@ from pipeserve.errors import DrainingError, ProblemError, StoreUnavailableError
 from pipeserve.events import rfc3339
 from pipeserve_api import metrics
 from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.models import Health
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import error_response
 from pipeserve_api.services import Services
@@ -25,7 +26,12 @@ router = APIRouter(tags=["operations"])
 JSON = "application/json"
 
 
-@router.get("/health", summary="Whether the service is healthy, for people")
+@router.get(
+    "/health",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Unhealthy: ``problems`` says why"}},
+    summary="Whether the service is healthy, for people",
+)
 async def health(services: ServicesDep) -> Response:
     """``problems`` says in sentences what is wrong; the status is then 503."""
     error = await _unready(services)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeserve.cli.options import DEFAULT_URL, ApiKey, AsJson, Parameters, Url, parse_parameters
+from pipeserve.cli.options import DEFAULT_URL, ApiKey, AsJson, Parameters, Timeout, Url, parse_parameters
 from pipeserve.cli.output import EventTeller, tell, write_json
 from pipeserve.errors import ConfigurationError
 from pipeserve.events import encode_body, number
@@ -25,7 +25,7 @@ def invoke(
     watch: Annotated[
         bool, typer.Option("--watch", help="Submit it as a job and show its events as they happen.")
     ] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
+    timeout: Timeout = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import orjson
 import typer
+from pydantic_core import from_json
 
 from pipeserve.errors import ConfigurationError
 
 DEFAULT_URL = "http://127.0.0.1:8001"
+
+
+def _check_timeout(seconds: float | None) -> float | None:
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter(f"{seconds:g} is not a number of seconds above 0.")
+    return seconds
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, brackets that don't close
+        good = False
+    if not good:
+        raise typer.BadParameter(f"{url!r} is not a service's address such as {DEFAULT_URL}.")
+    return url
+
 
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="package.module:pipeline or path/file.py:pipeline")]
 Parameters = Annotated[
@@ -23,7 +44,8 @@ Parameters = Annotated[
         help="A parameter; repeat as needed. VALUE is JSON, or else a string as it stands; @FILE reads it from a file.",
     ),
 ]
-Url = Annotated[str, typer.Option(envvar="PIPESERVE_URL", help="The service's address.")]
+Timeout = Annotated[float | None, typer.Option(callback=_check_timeout, help="Seconds that the run may take.")]
+Url = Annotated[str, typer.Option(envvar="PIPESERVE_URL", callback=_check_url, help="The service's address.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="PIPESERVE_API_KEY", help="The service's key.", show_envvar=True)
 ]
@@ -51,6 +73,7 @@ def _value(key: str, text: str) -> Any:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
             raise ConfigurationError(f"-p {key}: can't read {text[1:]}: {reason}") from None
     try:
-        return orjson.loads(text)
+        orjson.loads(text)  # the judge of what is JSON: the other takes numbers that no float can hold
     except orjson.JSONDecodeError:
         return text
+    return from_json(text)  # keeps whole numbers of more than 64 bits

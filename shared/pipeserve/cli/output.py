@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import orjson
+from pydantic_core import to_json
 
 from pipeserve.events import Event, EventType, decode, encode_body
 
@@ -34,7 +35,7 @@ _WORDS = {
 
 def write_json(value: Any) -> None:
     """One JSON document on stdout, for people to read as well."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
     sys.stdout.flush()
 
 

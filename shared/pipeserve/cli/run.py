@@ -7,10 +7,10 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
+from pydantic_core import from_json
 
-from pipeserve.cli.options import Parameters, Target, parse_parameters
+from pipeserve.cli.options import Parameters, Target, Timeout, parse_parameters
 from pipeserve.cli.output import EventTeller, write_json
 from pipeserve.errors import error_from_problem
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def run(
     target: Target,
     params: Parameters = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that the run may take.")] = None,
+    timeout: Timeout = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Don't show the progress.")] = False,
 ) -> None:
     """Run TARGET here, without a service. Prints its outputs as JSON; its progress goes to stderr."""
@@ -32,7 +32,7 @@ def run(
     with redirect_stdout(sys.stderr):
         definition = load_target(target).pipeline.definition
         outputs = asyncio.run(_run(definition, parameters, timeout, quiet=quiet))
-    write_json(orjson.loads(outputs))
+    write_json(from_json(outputs))
 
 
 async def _run(

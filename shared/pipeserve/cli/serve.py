@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 1.0
 """What running jobs get after Ctrl-C unless PIPESERVE_DRAIN_SECONDS says: one doesn't want to wait at a terminal. What
 does not end in time goes back to the queue and costs no attempt."""
-KILL_AFTER = 1.0
-"""Seconds past the drain before a part is killed."""
+KILL_AFTER = 1.75
+"""Seconds past the drain before a part is killed. Longer than what a part needs then by its own rules: the API half a
+second for its calls and one for its connections, a worker half a second for its jobs and as much for its threads. And
+with ``DRAIN_SECONDS`` less than three: nobody waits longer at a terminal."""
 AT_ONCE_GRACE = 0.3
 """Seconds that a part has after the second Ctrl-C."""
 

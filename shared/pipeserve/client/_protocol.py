@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
 
 from pipeserve.client.errors import ClientError, UnexpectedReplyError, UnreachableError
 from pipeserve.client.result import Result
@@ -130,7 +131,12 @@ def _body(parameters: Mapping[str, Any], options: Options) -> bytes:
     body: dict[str, Any] = {"parameters": dict(parameters)}
     if options.timeout is not None:
         body["timeout"] = options.timeout
-    return orjson.dumps(body, default=_model_as_json)
+    try:
+        return orjson.dumps(body, default=_model_as_json)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+        return to_json(body, inf_nan_mode="null")  # slower, but whole numbers may be of any size
 
 
 def _model_as_json(value: object) -> object:
@@ -236,8 +242,8 @@ def _object(reply: Reply, *, expected: tuple[int, ...]) -> dict[str, Any]:
     if reply.status not in expected:
         raise error_of(reply)
     try:
-        raw = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
+        raw = from_json(reply.body)  # not orjson, which makes floats of large whole numbers
+    except ValueError:
         raise _unexpected(reply, "it is not JSON") from None
     if not isinstance(raw, dict):
         raise _unexpected(reply, "it is no JSON object")

@@ -128,9 +128,10 @@ class Run(StepCalls):
         self._stop_as(JobStatus.TIMED_OUT, error.problem(job_id=self.job_id))
         # Also where the run was stopping already: its threads get this grace, and no more.
         if not self._over:
-            self._timers.append(self.engine.loop.call_later(self.engine.timeout_grace, self._abandon))
+            self._timers.append(self.engine.loop.call_later(self.engine.timeout_grace, self.abandon))
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Wait no longer for the threads of a run that was told to stop; on the loop."""
         if self._stop is not None:
             self._settle()
 

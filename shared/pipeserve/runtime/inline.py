@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Self
 
-import orjson
+from pydantic_core import from_json
 
 from pipeserve.errors import DrainingError, OverloadedError, StaleAttemptError, StoreUnavailableError
 from pipeserve.events import Event, EventType
@@ -155,7 +155,7 @@ class InlineRun:
             status=status,
             pipeline_name=job.pipeline_name,
             deployment_id=job.deployment_id,
-            parameters=orjson.loads(job.parameters) if job.keep_parameters else None,
+            parameters=from_json(job.parameters) if job.keep_parameters else None,
             labels=dict(job.labels),
             created_at=_utc(self.created_at),
             started_at=_utc(self.created_at),
@@ -166,7 +166,7 @@ class InlineRun:
             execution_time=result.execution_time if result else None,
             progress=self.log.progress(),
             steps=self.log.steps() if steps is None else steps,
-            outputs=orjson.loads(result.outputs_json) if result and result.outputs_json else None,
+            outputs=from_json(result.outputs_json) if result and result.outputs_json else None,
             error=result.error if result else None,
             canceled_by=self.canceled_by,
             cancel_reason=self.cancel_reason,
@@ -333,7 +333,7 @@ class InlineRuns:
             task.cancel()
 
     async def interrupt(self, seconds: float = 1.0) -> None:
-        """End every run of this process as failed with ``draining``; wait up to ``seconds`` until they have ended."""
+        """End every run of this process as failed (``draining``); threads that don't stop in ``seconds`` are left behind."""
         await self.drain(0)
         running = [inline for inline in self._runs.values() if not inline.run.done]
         for inline in running:
@@ -342,9 +342,10 @@ class InlineRuns:
             )
         if running:
             waits = [asyncio.ensure_future(inline.run.wait()) for inline in running]
-            _, late = await asyncio.wait(waits, timeout=seconds)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(waits, timeout=seconds)
+            for inline in running:
+                inline.run.abandon()
+            await asyncio.wait(waits)
 
     def figures(self) -> LocalFigures:
         """What the store does not count."""

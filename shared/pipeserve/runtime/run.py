@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import orjson
+from pydantic_core import from_json
 
 from pipeserve.errors import Problem
 from pipeserve.events import Event
@@ -59,7 +59,7 @@ class RunResult:
     @property
     def outputs(self) -> dict[str, Any] | None:
         """The outputs as JSON values, by name; None unless completed."""
-        return None if self.outputs_json is None else orjson.loads(self.outputs_json)
+        return None if self.outputs_json is None else from_json(self.outputs_json)
 
 
 class EventSink(Protocol):
