@@ -333,7 +333,7 @@ class InlineRuns:
             task.cancel()
 
     async def interrupt(self, seconds: float = 1.0) -> None:
-        """End every run of this process as failed (``draining``); threads that don't stop in ``seconds`` are left behind."""
+        """End every run of this process as failed (``draining``), after ``seconds`` also those that don't stop."""
         await self.drain(0)
         running = [inline for inline in self._runs.values() if not inline.run.done]
         for inline in running:
