@@ -91,11 +91,22 @@ async def serving(
         server.lifespan = config.lifespan_class(config)
         # Without serve()'s main loop, whose ticks would add 0.2 s to every test.
         await server.startup(sockets=[listener])
-        stack.push_async_callback(server.shutdown, [listener])
+        stack.push_async_callback(_stop, server, drain)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # No TLS here, and making a context for it takes 50 ms, in each test.
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10, verify=False))
         yield Served(url, http, services, store, drain)
+
+
+async def _stop(server: Server, drain: Drain) -> None:
+    """What ``server.shutdown`` does, without uvicorn's pause of 0.1 s; tests of processes go through the real one."""
+    drain.begin()
+    for listening in server.servers:
+        listening.close()
+    for connection in list(server.server_state.connections):
+        connection.shutdown()
+    await wait_until(lambda: not (server.server_state.connections or server.server_state.tasks), "all callers left")
+    await server.lifespan.shutdown()
 
 
 async def wait_until(predicate: Callable[[], Any], description: str, *, seconds: float = 5.0) -> None:

@@ -15,6 +15,8 @@ from pipeserve.cli.children import Child, StartError, descendants_of
 from pipeserve.cli.port import free_port
 from pipeserve.errors import ConfigurationError
 
+pytestmark = pytest.mark.e2e
+
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code, *arguments)

@@ -21,6 +21,8 @@ from pipeserve.store import open_store
 from pipeserve.store.connection import Connection, connect
 from pipeserve.store.embedded import EmbeddedStore, socket_path, start_embedded
 
+pytestmark = pytest.mark.e2e
+
 
 async def ask(url: str, *command: Any) -> Any:
     """One command on a connection of its own."""

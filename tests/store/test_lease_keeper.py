@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from tests.contracts.stores import NO_VIEW, new_job, outcome
 from tests.store.test_embedded import server_pid
 from tests.store_fixtures import wait_until
@@ -16,6 +17,8 @@ from pipeserve.runtime.ports import WorkerInfo
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, LeaseKeeper, WakeUps, open_store
 from pipeserve.store.embedded import start_embedded
+
+pytestmark = pytest.mark.e2e
 
 LEASE = 1.0
 """As in the fixture's settings."""
