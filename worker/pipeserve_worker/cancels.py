@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.process_log import Log
+from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import CancelSignals
-from pipeserve_worker.backoff import Backoff
 
 
 async def listen_for_cancels(signals: CancelSignals, on_cancel: Callable[[str], None], log: Log) -> None:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.process_log import Log
+from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import JobLedger
-from pipeserve_worker.backoff import Backoff
 from pipeserve_worker.runner import JobRunner
 from pipeserve_worker.worker import JobWorker
 

@@ -6,12 +6,12 @@ import asyncio
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.process_log import Log
+from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import DeploymentRegistry
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.snapshot import check_code, unknown_deployment
 from pipeserve.sdk.target import load_target
-from pipeserve_worker.backoff import Backoff
 
 
 async def find_deployment(registry: DeploymentRegistry, id_or_name: str, log: Log) -> Deployment:

@@ -23,6 +23,7 @@ from pipeserve.errors import (
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import TERMINAL_EVENT_OF, Job, JobStatus
 from pipeserve.process_log import Log
+from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.ports import Claim, JobLedger, Outcome, RunView
 from pipeserve.runtime.realtime import RealtimeRuntime
@@ -30,7 +31,6 @@ from pipeserve.runtime.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest, RunResult
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
-from pipeserve_worker.backoff import Backoff
 
 
 class Leases(Protocol):

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 from pipeserve.errors import ConfigurationError, StoreUnavailableError
 from pipeserve.process_log import Log, configure_logging, get_log
+from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.store import open_store
 from pipeserve.store.connection import owner_token
-from pipeserve_worker.backoff import Backoff
 from pipeserve_worker.drain import StopSignals, stop_signals
 from pipeserve_worker.identity import new_nonce
 from pipeserve_worker.loading import find_deployment

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.backoff import Backoff
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Publisher(Generic[T]):
         return PublisherFigures(self._queued, self._processed, self._failed, self._dropped, len(self._queue))
 
     async def _publish(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff = Backoff(_FIRST_BACKOFF, _LAST_BACKOFF)
         while True:
             if not self._queue:
                 self._idle.set()
@@ -110,15 +111,14 @@ class Publisher(Generic[T]):
             except StoreUnavailableError as error:
                 self._failed += 1
                 self._report(f"finished runs can't be recorded: {error}")
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+                await asyncio.sleep(backoff.next())
                 continue
             except Exception:
                 self._failed += 1
                 _log.exception("%d finished runs could not be recorded", len(batch))
             else:
                 self._processed += len(batch)
-                backoff = _FIRST_BACKOFF
+                backoff.reset()
             for _ in batch:
                 self._released(self._queue.popleft())
 

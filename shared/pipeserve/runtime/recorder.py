@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 from pipeserve.errors import JobCanceledError, StaleAttemptError, StoreUnavailableError
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import JobStatus
+from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import JobLedger, Outcome, RunView
 from pipeserve.runtime.run import RunResult
 from pipeserve.runtime.run_log import RunLog, final_view, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
+
+T = TypeVar("T")
 
 _LINGER = 0.005  # seconds to wait for more events before a batch is written
 _BATCH = 500  # events in one write: one script holds up the store for all
@@ -97,7 +101,7 @@ class LiveRecorder:
                 cancel_reason=cancel_reason,
             )
             view = final_view(result, self.log, self._capture)
-            if await self._until_written(bodies, outcome, view):
+            if await _insist(partial(self._ledger.finish, self.job_id, self.attempt, bodies, view, outcome)):
                 return result.status
             error = JobCanceledError(await self._cancel_words()).problem(job_id=self.job_id)
             result = replace(result, status=JobStatus.CANCELED, outputs_json=None, error=error)
@@ -110,35 +114,19 @@ class LiveRecorder:
         return None
 
     async def _last_bodies(self) -> list[bytes]:
-        """What is to be written with the end: the rest of the log, at most a batch of it."""
-        while len(bodies := self.log.bodies(self._written)[:-1]) > _BATCH:
+        """What of the closed log is to be written with its end: at most a batch, without the terminal event."""
+        while len(bodies := self.log.bodies(self._written, _BATCH + 1)) > _BATCH:
             batch = bodies[:_BATCH]
-            backoff = _FIRST_BACKOFF
-            while True:
-                try:
-                    await self._ledger.append(self.job_id, self.attempt, batch, RunView())
-                    break
-                except StoreUnavailableError:
-                    await asyncio.sleep(backoff)
-                    backoff = min(backoff * 2, _LAST_BACKOFF)
+            await _insist(partial(self._ledger.append, self.job_id, self.attempt, batch, RunView()))
             self._have_written(len(batch))
-        return bodies
+        return bodies[:-1]
 
     def _have_written(self, count: int) -> None:
         self._written += count
         self.log.written(self._written, forget=self._forget)
 
-    async def _until_written(self, bodies: Sequence[bytes], outcome: Outcome, view: RunView) -> bool:
-        backoff = _FIRST_BACKOFF
-        while True:
-            try:
-                return await self._ledger.finish(self.job_id, self.attempt, bodies, view, outcome)
-            except StoreUnavailableError:
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, _LAST_BACKOFF)
-
     async def _write_events(self, wake: asyncio.Event) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff = Backoff(_FIRST_BACKOFF, _LAST_BACKOFF)
         while not self._ending.is_set():
             await wake.wait()
             if not self._ending.is_set():
@@ -152,13 +140,12 @@ class LiveRecorder:
             except StoreUnavailableError:
                 wake.set()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ending.wait(), backoff)
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+                    await asyncio.wait_for(self._ending.wait(), backoff.next())
             except StaleAttemptError:
                 self.lost.set()
                 return
             else:
-                backoff = _FIRST_BACKOFF
+                backoff.reset()
                 self._have_written(len(bodies))
                 if len(bodies) == _BATCH:
                     wake.set()  # there may be more
@@ -174,3 +161,13 @@ class LiveRecorder:
         if self._wake is not None:
             self.log.unsubscribe(self._wake)
             self._wake = None
+
+
+async def _insist(write: Callable[[], Awaitable[T]]) -> T:
+    """Write until the store has it; only a cancel ends that earlier."""
+    backoff = Backoff(_FIRST_BACKOFF, _LAST_BACKOFF)
+    while True:
+        try:
+            return await write()
+        except StoreUnavailableError:
+            await asyncio.sleep(backoff.next())

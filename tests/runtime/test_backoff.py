@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeserve_worker.backoff import Backoff
+from pipeserve.runtime.backoff import Backoff
 
 
 def test_delays_double_up_to_the_limit_and_are_shortened_by_at_most_a_half():
