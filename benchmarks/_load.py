@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,8 +21,8 @@ class Load:
 class _Connection(asyncio.Protocol):
     """One request after another on one socket."""
 
-    def __init__(self, request: bytes, until: float, done: asyncio.Future[list[float]]) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes], until: float, done: asyncio.Future[list[float]]) -> None:
+        self._requests = requests
         self._until = until
         self._done = done
         self._buffer = b""
@@ -33,7 +35,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -68,18 +70,29 @@ class _Connection(asyncio.Protocol):
         self._transport.close()
 
 
-async def load(port: int, body: bytes, *, seconds: float, connections: int) -> Load:
-    """POST ``body`` to ``/invoke`` over and over. Raises RuntimeError with the reply of the first failed request."""
-    loop = asyncio.get_running_loop()
-    request = (
+def _request(body: bytes) -> bytes:
+    return (
         b"POST /invoke HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     )
+
+
+async def load(port: int, body: bytes | Sequence[bytes], *, seconds: float, connections: int) -> Load:
+    """POST ``body`` to ``/invoke`` over and over; of several each in turn, dealt out to the connections.
+
+    Raises RuntimeError with the reply of the first failed request.
+    """
+    loop = asyncio.get_running_loop()
+    bodies = [body] if isinstance(body, bytes) else body
+    requests = {text: _request(text) for text in set(bodies)}
+    hands = [[requests[text] for text in bodies[at % len(bodies) :: connections]] for at in range(connections)]
     started = time.perf_counter()
     futures = [loop.create_future() for _ in range(connections)]
-    for future in futures:
+    for future, hand in zip(futures, hands, strict=True):
         await loop.create_connection(
-            lambda future=future: _Connection(request, started + seconds, future), "127.0.0.1", port
+            lambda future=future, hand=hand: _Connection(itertools.cycle(hand), started + seconds, future),
+            "127.0.0.1",
+            port,
         )
     results: list[list[float]] = await asyncio.gather(*futures)
     elapsed = time.perf_counter() - started

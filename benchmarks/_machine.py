@@ -31,9 +31,9 @@ async def own_store() -> AsyncIterator[Store]:
             yield store
 
 
-async def deployed(store: Store, name: str) -> str:
+async def deployed(store: Store, name: str, module: str = "_pipelines") -> str:
     """The id of a deployment of the benchmarks' pipeline ``name``."""
-    loaded = load_target(f"benchmarks._pipelines:{name}")
+    loaded = load_target(f"benchmarks.{module}:{name}")
     return (await store.registry.save(snapshot(loaded.pipeline, loaded.target))).id
 
 

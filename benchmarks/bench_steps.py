@@ -13,6 +13,7 @@ import uvloop
 from benchmarks._machine import percentile, table
 from pipeserve import Capture, pipeline, step
 from pipeserve.jobs import new_job_id
+from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.run import RunRequest
 from pipeserve.runtime.run_log import RunLog
@@ -57,14 +58,19 @@ async def timed(run: Callable[[], Awaitable[Any]]) -> float:
 async def runtime_seconds(subject: Any, *, captured: bool) -> float:
     """The median seconds of a run of the pipeline ``subject``: with its events kept, or with nobody who follows."""
     definition = subject.definition
+    budget = EventBudget(64 * 1_048_576)
     async with RealtimeRuntime(definition, RuntimeSettings.from_environment()) as runtime:
         parameters = definition.parameters.validate({"x": 0})
 
         async def run() -> None:
             job_id = new_job_id()
-            sink = RunLog(job_id, 1, Capture(), definition.total_steps) if captured else None
+            sink: RunLog | None = None
+            if captured:
+                sink = RunLog(job_id, 1, Capture(), definition.total_steps, recorded=True, budget=budget)
             result = await runtime.start(RunRequest(job_id, 1, parameters, "bench"), sink).wait()
             assert result.outputs is not None, result.error
+            if sink is not None:
+                sink.release()
 
         return await timed(run)
 

@@ -8,11 +8,14 @@ from typing import Any
 import orjson
 from pydantic_core import to_json
 
-from pipeserve.events import rfc3339
-from pipeserve.jobs import Job, Links
+from pipeserve.jobs import Job, Links, StepReport
 from pipeserve.runtime.run import StepRecord
+from pipeserve.runtime.run_log import step_fields
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
+from pipeserve_api.cache_status import CachedCall, cache_figures
+
+_POLICIES = {"calls", "cache", "batch", "resumed"}  # of a StepReport
 
 RETRY_AFTER = {"retry-after": "1"}
 """Seconds after which a pending job is worth another look."""
@@ -27,6 +30,7 @@ def success(
     execution_time: float | None,
     applied: Sequence[str],
     steps: Sequence[Any],
+    cached_calls: Sequence[CachedCall],
     deployment: Deployment,
     definition: PipelineDefinition,
 ) -> bytes:
@@ -45,25 +49,34 @@ def success(
                 "deployment_id": deployment.id,
                 "run_name": run_name,
                 "parameters_applied": applied,
-                "cache": {"hits": 0, "misses": 0},
+                "cache": cache_figures(cached_calls),
                 "steps": steps if definition.capture.metadata else [],
             },
             "error": None,
-        }
+        },
+        option=orjson.OPT_UTC_Z,
     )
 
 
-def completed_job(job: Job, *, applied: Sequence[str], deployment: Deployment, definition: PipelineDefinition) -> bytes:
+def completed_job(
+    job: Job,
+    *,
+    applied: Sequence[str],
+    cached_calls: Sequence[CachedCall],
+    deployment: Deployment,
+    definition: PipelineDefinition,
+) -> bytes:
     """A completed job's record in the same words as a synchronous answer. Its taps are gone."""
     return success(
         job_id=job.job_id,
         run_name=job.run_name,
         # Not orjson: a model among the outputs may have written whole numbers of more than 64 bits.
-        outputs=orjson.Fragment(to_json(job.outputs or {})),
+        outputs=orjson.Fragment(to_json((job.outputs if job.result is None else job.result) or {})),
         taps={},
         execution_time=job.execution_time,
         applied=applied,
-        steps=[step.model_dump(mode="json") for step in job.steps],
+        steps=[_step_of_job(step) for step in job.steps],
+        cached_calls=cached_calls,
         deployment=deployment,
         definition=definition,
     )
@@ -71,14 +84,13 @@ def completed_job(job: Job, *, applied: Sequence[str], deployment: Deployment, d
 
 def step_of_run(step: StepRecord) -> dict[str, Any]:
     """One step call of a run of this process, as a job's record shows it."""
-    return {
-        "name": step.name,
-        "status": step.status,
-        "attempt": 1,
-        "started_at": rfc3339(step.started_at),
-        "duration": step.duration,
-        "cached": step.cached,
-    }
+    return step_fields(step, 1)
+
+
+def _step_of_job(step: StepReport) -> dict[str, Any]:
+    """The same members of a record's step call: what its policies did only where they did something."""
+    always = step.model_dump(mode="json", exclude=_POLICIES)
+    return always | step.model_dump(mode="json", include=_POLICIES, exclude_defaults=True)
 
 
 def accepted(job_id: str, *, status: str, queue_position: int | None) -> bytes:

@@ -7,14 +7,14 @@ process that runs it knows it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from pipeserve.errors import NotFoundError
 from pipeserve.events import is_terminal
 from pipeserve.jobs import Job, is_job_id
 from pipeserve.runtime.inline import InlineRuns
-from pipeserve.runtime.ports import Cancellation, EventLog, JobLedger, LogEntry, LogGap
+from pipeserve.runtime.ports import Attachment, Attachments, Cancellation, EventLog, JobLedger, LogEntry, LogGap
 from pipeserve.runtime.run_log import RunLog
 
 
@@ -68,10 +68,11 @@ class LocalLog(JobLog):
 class JobLookup:
     """Finds jobs of one deployment by id. Every method raises NotFoundError for an id that no job has."""
 
-    def __init__(self, inline: InlineRuns, ledger: JobLedger, log: EventLog) -> None:
+    def __init__(self, inline: InlineRuns, ledger: JobLedger, log: EventLog, attachments: Attachments) -> None:
         self._inline = inline
         self._ledger = ledger
         self._log = log
+        self._attachments = attachments
 
     async def get(self, job_id: str) -> Job:
         """The job as it is now. Raises StoreUnavailableError too."""
@@ -86,6 +87,22 @@ class JobLookup:
         """The log of a job that :meth:`get` has found."""
         run = self._inline.find(job_id)
         return StoredLog(self._log, job_id) if run is None else LocalLog(run.log)
+
+    async def visualizations(self, job_id: str) -> Sequence[Attachment]:
+        """What a job that :meth:`get` has found shows, by index. Raises StoreUnavailableError."""
+        run = self._inline.find(job_id)
+        return await self._attachments.list(job_id) if run is None else run.log.attachments
+
+    async def visualization(self, job_id: str, index: int) -> Attachment:
+        """One of them. Raises NotFoundError, StoreUnavailableError too."""
+        run = self._inline.find(job_id)
+        if run is None:
+            found = await self._attachments.get(job_id, index)
+        else:
+            found = next((attachment for attachment in run.log.attachments if attachment.index == index), None)
+        if found is None:
+            raise NotFoundError(f"The job has no visualization {index}.")
+        return found
 
     async def cancel(self, job_id: str, *, reason: str | None, by: str | None) -> Cancellation:
         """End the job, or ask whoever runs it to stop. Raises StoreUnavailableError too."""

@@ -13,11 +13,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.breaker import BreakerState
 from pipeserve.runtime.ports import ServiceFigures
 from pipeserve_api.services import Services
 
 LATENCIES = ("sync", "async", "pickup", "step")
-NO_CACHE = {"hits": 0, "misses": 0, "hit_rate": 0.0, "entries": 0, "bytes": 0}
 
 
 async def collect(services: Services) -> dict[str, Any]:
@@ -27,6 +27,8 @@ async def collect(services: Services) -> dict[str, Any]:
     """
     stored: ServiceFigures | None = None
     with suppress(StoreUnavailableError):  # then store_available says so
+        if services.cache_teller is not None:
+            await services.cache_teller.tell(anew=True)
         stored = await services.operations.figures()
     local = services.inline.figures()
     completed = local.completed + (stored.completed if stored else 0)
@@ -47,9 +49,32 @@ async def collect(services: Services) -> dict[str, Any]:
         "jobs_by_status": dict(stored.jobs_by_status) if stored else {},
         "workers": [asdict(worker) for worker in stored.workers] if stored else [],
         "active_runs": services.runtime.active,
-        "cache": NO_CACHE,
-        "publisher": {**services.inline.publisher_figures(), "breaker": "closed"},
+        "cache": _cache(services, stored),
+        "publisher": services.inline.publisher_figures(),
+        "event_buffer": services.inline.event_figures(),
         "latency": {kind: _percentiles(stored, kind) for kind in LATENCIES},
+    }
+
+
+def _cache(services: Services, stored: ServiceFigures | None) -> dict[str, Any]:
+    """The step cache of all processes: what calls counted, and what is kept now."""
+    local = services.inline.figures().counters
+
+    def total(name: str) -> float:
+        return local.get(name, 0.0) + (stored.counters.get(name, 0.0) if stored else 0.0)
+
+    hits, misses = round(total("cache_hits")), round(total("cache_misses"))
+    own = services.runtime.cache.figures()
+    entries, size = (stored.cache.entries, stored.cache.bytes) if stored else (0, 0)
+    if stored is None or services.cache_teller is None:  # otherwise the store has just been told
+        entries, size = entries + own.entries, size + own.bytes
+    return {
+        "hits": hits,
+        "misses": misses,
+        "hit_rate": hits / (hits + misses) if hits or misses else 0.0,
+        "saved_seconds": total("cache_saved_seconds"),
+        "entries": entries,
+        "bytes": size,
     }
 
 
@@ -108,6 +133,23 @@ class _Families(Collector):
         yield self._gauge(
             "pipeserve_publisher_queue_depth", "Records that wait to be published", figures["publisher"]["queue_depth"]
         )
+        breaker = GaugeMetricFamily(
+            "pipeserve_publisher_breaker", "1 for the state that the breaker is in", labels=["pipeline", "state"]
+        )
+        for state in BreakerState:
+            breaker.add_metric([self._pipeline, state.value], float(state == figures["publisher"]["breaker"]))
+        yield breaker
+        events = figures["event_buffer"]
+        yield self._gauge("pipeserve_event_buffer_bytes", "Events of this process that wait", events["bytes"])
+        yield self._counter("pipeserve_events_dropped", "Events dropped for want of room", events["dropped"])
+        cache = figures["cache"]
+        yield self._counter("pipeserve_cache_hits", "Step calls that used a cached result", cache["hits"])
+        yield self._counter("pipeserve_cache_misses", "Step calls that can be cached and were not", cache["misses"])
+        yield self._counter(
+            "pipeserve_cache_saved_seconds", "What the calls took whose results were used", cache["saved_seconds"]
+        )
+        yield self._gauge("pipeserve_cache_entries", "Results that processes keep in memory", cache["entries"])
+        yield self._gauge("pipeserve_cache_bytes", "About how much memory they take", cache["bytes"])
         yield from self._latency(figures["latency"])
 
     def _latency(self, latency: Mapping[str, Mapping[str, float | None]]) -> Iterator[Metric]:

@@ -20,7 +20,7 @@ class Accepted(BaseModel):
 
 
 class CacheFigures(BaseModel):
-    """How often the step cache was asked in one run."""
+    """Of the step calls of one run that can be cached, how many were spared and how many not."""
 
     hits: int
     misses: int
@@ -49,6 +49,71 @@ class InvocationResult(BaseModel):
     execution_time: float | None = Field(description="Seconds")
     metadata: InvocationMetadata
     error: None
+
+
+class ExplainedCache(BaseModel):
+    """What the step cache did for one step call."""
+
+    status: Literal["hit", "shared_hit", "joined", "miss", "bypass"]
+    words: str
+
+
+class ExplainedStep(BaseModel):
+    """One step call of the job's newest attempt. Durations are in seconds."""
+
+    name: str
+    status: str
+    started_after: float | None = Field(description="Since the attempt began")
+    duration: float = Field(description="Of a running step: so far")
+    share: float | None = Field(description="Of the attempt's time, 0 to 1; steps that run in parallel add up to more")
+    calls: int
+    cache: ExplainedCache | None
+    batch: int | None
+    resumed: bool
+    words: str
+
+
+class ExplainedTiming(BaseModel):
+    """Where the time went, in seconds. Null: not known, or not yet."""
+
+    total: float = Field(description="From the job's making to its end, or so far")
+    queued: float = Field(description="Until the first attempt began")
+    earlier_attempts: float | None = Field(description="From the first attempt's start to the newest one's")
+    startup: float | None = Field(description="From the attempt's start to its first step")
+    running: float | None = Field(description="The newest attempt")
+    steps_total: float = Field(description="Sum over its steps")
+    steps_elapsed: float = Field(description="Time in which at least one step ran")
+    overhead: float | None = Field(description="Time of the run in which none did")
+    saved: float = Field(description="What the calls took whose cached results were used")
+
+
+class ExplainedCacheFigures(CacheFigures):
+    """Of the job's step calls that can be cached."""
+
+    saved: float = Field(description="Seconds")
+
+
+class ExplainedAttempts(BaseModel):
+    """How often the job was started. Null: its log does not say."""
+
+    attempt: int
+    max_attempts: int
+    earlier: int = Field(description="Attempts before the newest")
+    lost: int | None = Field(description="Of those: their process or machine died")
+    handed_back: int | None = Field(description="Of those: their worker was stopped")
+    resumed_steps: int = Field(description="Steps whose result an earlier attempt had recorded")
+
+
+class Explanation(BaseModel):
+    """Where a job's time went."""
+
+    job_id: str
+    status: JobStatus
+    summary: list[str] = Field(description="Sentences for people; their words may change")
+    timing: ExplainedTiming
+    steps: list[ExplainedStep] = Field(description="Empty when the pipeline does not capture metadata")
+    cache: ExplainedCacheFigures
+    attempts: ExplainedAttempts
 
 
 class Canceled(BaseModel):
@@ -86,3 +151,42 @@ class EventPage(BaseModel):
     next: int = Field(description="Pass this as ``after`` to go on")
     done: bool = Field(description="Whether nothing will follow")
     gaps: list[Gap] | None = Field(None, description="Present only if events were trimmed")
+
+
+class LogLine(BaseModel):
+    """One line that a step printed or logged."""
+
+    seq: int = Field(description="Its event's number in the job's log")
+    timestamp: str
+    step_name: str | None
+    level: str
+    logger: str = Field(description="print or stderr for the standard streams; else the logger's name")
+    message: str
+    attempt: int
+    cut: bool = Field(description="Whether something was cut here: the line, or the log as a whole")
+
+
+class LogPage(BaseModel):
+    """A part of what a job's steps printed and logged."""
+
+    logs: list[LogLine]
+    next: int = Field(description="Pass this as ``after`` to go on")
+    done: bool = Field(description="Whether nothing will follow")
+    gaps: list[Gap] | None = Field(None, description="Present only if events were trimmed")
+
+
+class Visualization(BaseModel):
+    """Something that a step shows."""
+
+    index: int
+    name: str
+    step_name: str | None
+    media_type: str
+    size: int = Field(description="Bytes")
+    href: str
+
+
+class VisualizationList(BaseModel):
+    """All that a job shows."""
+
+    visualizations: list[Visualization]

@@ -120,6 +120,12 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                 "description": "respond-async, and wait=SECONDS after which a 202 is preferred (RFC 7240).",
                 "schema": {"type": "string"},
             },
+            {
+                "name": "Cache-Control",
+                "in": "header",
+                "description": "no-cache: use no cached result of a step; no-store: nor keep any.",
+                "schema": {"type": "string"},
+            },
         ],
         "requestBody": {
             "required": bool(parameters_required),
@@ -128,6 +134,12 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
         "responses": {
             "200": {
                 "description": "The outputs; or the run's events, if Accept asks for them",
+                "headers": {
+                    "Cache-Status": {
+                        "description": "What the step cache did, a member for each call that can be cached (RFC 9211)",
+                        "schema": {"type": "string"},
+                    }
+                },
                 "content": {
                     "application/json": {"schema": {"$ref": _REF.format(model="InvocationResult")}},
                     "text/event-stream": {"schema": {"type": "string"}},

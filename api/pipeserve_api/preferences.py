@@ -1,4 +1,5 @@
-"""How a caller wants an invocation answered: the query string, ``Prefer`` (RFC 7240) and ``Accept``, read as one."""
+"""How a caller wants an invocation answered: the query string, ``Prefer`` (RFC 7240), ``Accept`` and
+``Cache-Control``, read as one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from urllib.parse import parse_qs
 from starlette.types import Scope
 
 from pipeserve.errors import InvalidParametersError
+from pipeserve.runtime.ports import CacheUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class CallPreferences:
     content_length: int | None
     applied: str | None
     """The ``Preference-Applied`` header."""
+    cache: CacheUse
+    """What the step cache may do for it (``Cache-Control``)."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -37,6 +41,7 @@ class CallPreferences:
         wait: float | None = None
         events = False
         length: int | None = None
+        cache: CacheUse = "use"
         for name, value in scope["headers"]:
             if name == b"prefer":
                 respond_async, wait = _prefer(value.decode("latin-1"), respond_async, wait)
@@ -44,6 +49,8 @@ class CallPreferences:
                 events = b"text/event-stream" in value
             elif name == b"content-length":
                 length = int(value)
+            elif name == b"cache-control":
+                cache = _cache_control(value.decode("latin-1"), cache)
         mode = _mode(scope["query_string"])
         queued = respond_async if mode is None else mode == "async"
         if events:
@@ -51,7 +58,7 @@ class CallPreferences:
         applied = ["respond-async"] if respond_async and queued else []
         if wait is not None:
             applied.append(f"wait={wait:g}")
-        return cls(queued, wait, events, length, ", ".join(applied) or None)
+        return cls(queued, wait, events, length, ", ".join(applied) or None, cache)
 
 
 def _mode(query: bytes) -> str | None:
@@ -75,6 +82,14 @@ def _prefer(header: str, respond_async: bool, wait: float | None) -> tuple[bool,
             case _:
                 pass
     return respond_async, wait
+
+
+def _cache_control(header: str, cache: CacheUse) -> CacheUse:
+    """The stricter of ``cache`` and what this header asks for. Directives about other caches are not meant here."""
+    directives = {directive.partition("=")[0].strip().lower() for directive in header.split(",")}
+    if "no-store" in directives or cache == "no-store":
+        return "no-store"
+    return "no-cache" if "no-cache" in directives else cache
 
 
 def _seconds(text: str) -> float | None:

@@ -17,8 +17,20 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.artifact_writer import ArtifactWriter
+from pipeserve.runtime.artifacts import ArtifactStore
+from pipeserve.runtime.cache_teller import CacheTeller
 from pipeserve.runtime.inline import InlineRuns
-from pipeserve.runtime.ports import CancelSignals, DeploymentRegistry, EventLog, JobLedger, Leases, Operations
+from pipeserve.runtime.ports import (
+    Attachments,
+    CancelSignals,
+    DeploymentRegistry,
+    EventLog,
+    JobLedger,
+    Leases,
+    Operations,
+    SharedCache,
+)
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
@@ -46,6 +58,10 @@ class Backend(Protocol):
     def signals(self) -> CancelSignals: ...
     @property
     def operations(self) -> Operations: ...
+    @property
+    def attachments(self) -> Attachments: ...
+    @property
+    def cache(self) -> SharedCache: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +78,9 @@ class Services:
     log: EventLog
     operations: Operations
     jobs: JobLookup
+    artifacts: ArtifactStore
+    cache_teller: CacheTeller | None
+    """None: what this process's step cache holds is told to nobody."""
     drain: Drain
     started_at: float = field(default_factory=time.time)
     """Unix time in seconds."""
@@ -136,20 +155,34 @@ async def _services(
     definition = pipeline.definition
     owner = owner_token()
     loop = asyncio.get_running_loop()
-    runtime = RealtimeRuntime(definition, settings.runtime)
+    capture = definition.capture
+    shared_cache = None if capture.memory_only else backend.cache
+    runtime = RealtimeRuntime(definition, settings.runtime, shared_cache=shared_cache)
+    teller = None
+    if capture.metrics and not capture.memory_only:
+        teller = CacheTeller(runtime.cache, backend.operations, owner)
 
     def stop(job_id: str) -> None:
         loop.call_soon_threadsafe(inline.cancel, job_id)
 
     keeper = make_keeper(owner, stop) if make_keeper is not None else None
-    inline = InlineRuns(runtime, backend.ledger, definition, deployment.id, owner, settings.runtime, keeper)
+    artifacts = ArtifactStore(
+        settings.artifacts.root(settings.store.data_dir), deployment.id, settings.store.result_ttl
+    )
+    writer = ArtifactWriter(artifacts, settings.runtime.event_buffer)
+    inline = InlineRuns(
+        runtime, backend.ledger, definition, deployment.id, owner, settings.runtime, keeper, writer, backend.attachments
+    )
     async with AsyncExitStack() as stack:
         if keeper is not None:
             stack.enter_context(keeper)
         await stack.enter_async_context(runtime)
+        await stack.enter_async_context(artifacts)
         await stack.enter_async_context(inline)
         listening = asyncio.create_task(_obey(backend.signals, inline), name="cancel-signals")
         stack.push_async_callback(cancel_all, [listening])
+        if teller is not None:
+            await stack.enter_async_context(teller.telling())
         yield Services(
             settings=settings,
             deployment=deployment,
@@ -160,7 +193,9 @@ async def _services(
             ledger=backend.ledger,
             log=backend.log,
             operations=backend.operations,
-            jobs=JobLookup(inline, backend.ledger, backend.log),
+            jobs=JobLookup(inline, backend.ledger, backend.log, backend.attachments),
+            cache_teller=teller,
+            artifacts=artifacts,
             drain=drain,
         )
 

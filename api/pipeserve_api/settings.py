@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel
 
 from pipeserve.settings import (
+    ArtifactSettings,
     DeploymentSettings,
     LogSettings,
     RuntimeSettings,
@@ -27,6 +28,7 @@ class ApiSettings:
     store: StoreSettings = field(default_factory=StoreSettings.from_environment)
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings.from_environment)
     log: LogSettings = field(default_factory=LogSettings.from_environment)
+    artifacts: ArtifactSettings = field(default_factory=ArtifactSettings.from_environment)
     drain_seconds: float = field(default_factory=lambda: WorkerSettings.from_environment().drain_seconds)
     """Seconds that running synchronous calls have to end after SIGTERM."""
 
@@ -37,7 +39,7 @@ class ApiSettings:
 
     def masked(self) -> dict[str, Any]:
         """Every setting by the name of its variable, without secrets."""
-        models: list[BaseModel] = [self.service, self.runtime, self.store, self.deployment, self.log]
+        models: list[BaseModel] = [self.service, self.runtime, self.store, self.deployment, self.log, self.artifacts]
         shown: dict[str, Any] = {}
         for model in models:
             shown |= model.model_dump(mode="json", by_alias=True)
@@ -45,6 +47,8 @@ class ApiSettings:
             shown["ZENML_SERVING_AUTH_KEY"] = MASK
         if self.store.redis_url is not None:
             shown["PIPESERVE_REDIS_URL"] = masked_url(self.store.redis_url)
+        if self.artifacts.url is not None:
+            shown["PIPESERVE_ARTIFACTS_URL"] = masked_url(self.artifacts.url)
         shown["PIPESERVE_DRAIN_SECONDS"] = self.drain_seconds
         return shown
 

@@ -11,10 +11,17 @@ from pipeserve.errors import (
     PipeserveError,
     ProblemError,
 )
+from pipeserve.sdk.batch import Batch
+from pipeserve.sdk.cache import Cache
 from pipeserve.sdk.capture import Capture
-from pipeserve.sdk.context import StepContext, emit, get_context, log_metadata, progress
+from pipeserve.sdk.context import StepContext, emit, get_context, log_metadata, progress, visualize
+from pipeserve.sdk.materializer import Materializer
 from pipeserve.sdk.pipeline import Pipeline, pipeline
+from pipeserve.sdk.retry import Retry
+from pipeserve.sdk.secret import Redact, Secret
 from pipeserve.sdk.step import Step, step
+from pipeserve.sdk.stream import Stream, Streamed
+from pipeserve.sdk.visual import HTML, PNG, Markdown
 
 if TYPE_CHECKING:
     from pipeserve.client import AsyncClient, Client
@@ -22,22 +29,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "HTML",
+    "PNG",
     "AsyncClient",
+    "Batch",
+    "Cache",
     "Capture",
     "Client",
     "DefinitionError",
     "InvocationError",
+    "Markdown",
+    "Materializer",
     "Pipeline",
     "PipeserveError",
     "ProblemError",
+    "Redact",
+    "Retry",
+    "Secret",
     "Step",
     "StepContext",
+    "Stream",
+    "Streamed",
     "emit",
     "get_context",
     "log_metadata",
     "pipeline",
     "progress",
     "step",
+    "visualize",
 ]
 
 

@@ -81,6 +81,11 @@ class ConfigurationError(PipeserveError):
 class StaleAttemptError(PipeserveError):
     """A write was refused, because another attempt owns the job by now. Nothing was changed."""
 
+    @classmethod
+    def of(cls, job_id: str, attempt: int) -> StaleAttemptError:
+        """The error of this attempt."""
+        return cls(f"job {job_id}: attempt {attempt} no longer owns it; nothing was written")
+
 
 class ProblemError(PipeserveError):
     """An error with an answer in RFC 9457 words.

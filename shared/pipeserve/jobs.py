@@ -16,7 +16,7 @@ import time
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,6 +56,25 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class CacheReceipt(_Wire):
+    """What the step cache did for one call. Durations are in seconds."""
+
+    status: Literal["hit", "shared_hit", "joined", "miss", "bypass"] = Field(
+        description="joined: an equal call was under way and its result was used; bypass: the request said no-cache"
+    )
+    reason: str | None = Field(
+        default=None, description="Why it was a miss: first_call, changed, expired, evicted, unhashable"
+    )
+    changed: list[str] = Field(
+        default_factory=list[str], description="Which parts of the key differ from the nearest earlier call"
+    )
+    detail: str | None = Field(default=None, description="In words, where there is more to say")
+    saved: float = Field(default=0.0, description="How long the call took that computed the value")
+    age: float | None = Field(default=None, description="How old the value was")
+    ttl: float | None = Field(default=None, description="For how long it may still be used")
+    stored: bool = Field(default=False, description="Whether a miss was kept for later calls")
+
+
 class StepReport(_Wire):
     """One step call of a job. ``duration`` is in seconds."""
 
@@ -65,6 +84,10 @@ class StepReport(_Wire):
     started_at: datetime | None = None
     duration: float | None = None
     cached: bool = False
+    calls: int = Field(default=1, description="How often the step was called: more than once after a retry")
+    cache: CacheReceipt | None = None
+    batch: int | None = Field(default=None, description="How many calls were gathered into one, for a batched step")
+    resumed: bool = Field(default=False, description="Whether an earlier attempt's checkpoint was used")
 
 
 class Progress(_Wire):
@@ -118,6 +141,9 @@ class Job(_Wire):
     steps: list[StepReport] = Field(default_factory=list[StepReport])
     queue_position: int | None = None
     outputs: dict[str, Any] | None = None
+    result: dict[str, Any] | None = Field(
+        default=None, exclude=True, description="The outputs with nothing masked, for the result's own route"
+    )
     error: Problem | None = None
     canceled_by: str | None = None
     cancel_reason: str | None = None

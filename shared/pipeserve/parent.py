@@ -17,10 +17,10 @@ _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 1.0
 
 
-def die_with_parent(parent_pid: int) -> bool:
-    """In a child: ask for SIGTERM when the parent dies. False: the parent ``parent_pid`` is dead already."""
+def die_with_parent(parent_pid: int, number: signal.Signals = signal.SIGTERM) -> bool:
+    """In a child: ask for a signal when the parent dies. False: the parent ``parent_pid`` is dead already."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     return os.getppid() == parent_pid  # asked after prctl: the parent can't die unnoticed in between
 
 

@@ -102,6 +102,81 @@ class RuntimeSettings(_Settings):
     expose_tracebacks: bool = Field(
         False, alias="PIPESERVE_EXPOSE_TRACEBACKS", description="Let a failed step's traceback go to the caller."
     )
+    cache_ttl: float = Field(
+        60.0,
+        gt=0,
+        alias="ZENML_RT_CACHE_TTL_SECONDS",
+        description="Seconds for which a cached step result is used, unless its step says.",
+    )
+    cache_max_entries: int = Field(
+        256, ge=0, alias="ZENML_RT_CACHE_MAX_ENTRIES", description="Step results that one process keeps; 0: none."
+    )
+    cache_max_bytes: int = Field(
+        67_108_864,
+        ge=0,
+        alias="PIPESERVE_CACHE_MAX_BYTES",
+        description="About how many bytes of step results one process keeps.",
+    )
+    step_processes: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        gt=0,
+        alias="PIPESERVE_STEP_PROCESSES",
+        description='Steps with executor="process" that run at once in one process; default: CPUs.',
+    )
+    inline_limit: int = Field(
+        65_536,
+        ge=0,
+        alias="PIPESERVE_INLINE_LIMIT",
+        description="Bytes up to which a value is kept in the job's record; a larger one is an artifact.",
+    )
+    log_limit: int = Field(
+        1_048_576, ge=0, alias="PIPESERVE_LOG_LIMIT", description="Bytes of one run's logs that are kept."
+    )
+    event_buffer: int = Field(
+        67_108_864,
+        gt=0,
+        alias="PIPESERVE_EVENT_BUFFER",
+        description="About how many bytes of events one process holds for a store that is away.",
+    )
+    error_report_interval: float = Field(
+        15.0,
+        gt=0,
+        alias="ZENML_RT_ERR_REPORT_INTERVAL",
+        description="Seconds between two reports that recording in the background is in trouble.",
+    )
+    breaker_error_threshold: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        alias="ZENML_RT_CB_ERR_THRESHOLD",
+        description="The part of recent background writes that must fail for the breaker to open.",
+    )
+    breaker_min_events: int = Field(
+        100,
+        gt=0,
+        alias="ZENML_RT_CB_MIN_EVENTS",
+        description="Recent background writes before the breaker judges.",
+    )
+    breaker_open_seconds: float = Field(
+        300.0,
+        gt=0,
+        alias="ZENML_RT_CB_OPEN_SECONDS",
+        description="Seconds for which an open breaker holds writes back before it tries one.",
+    )
+
+
+class ArtifactSettings(_Settings):
+    """Where values go that are too large for a job's record."""
+
+    url: str | None = Field(
+        None,
+        alias="PIPESERVE_ARTIFACTS_URL",
+        description="A folder or bucket as fsspec names it (file:///…, s3://…). Unset: artifacts in the data dir.",
+    )
+
+    def root(self, data_dir: Path) -> str:
+        """The folder or bucket to use, for a service whose data dir is ``data_dir``."""
+        return str(data_dir.absolute() / "artifacts") if self.url is None else self.url
 
 
 class ServiceSettings(_Settings):

@@ -12,19 +12,22 @@ from pipeserve.runtime.memory import MemoryStore
 
 
 class AwayStore:
-    """Ledger, log, signals and operations in one. ``faults`` makes it reachable for ``check`` alone, and unfit."""
+    """All ports in one. ``faults`` makes it reachable for ``check`` alone, and unfit."""
 
     def __init__(self, faults: list[str] | None = None) -> None:
         self.ledger: Any = self
         self.log: Any = self
         self.signals: Any = self
         self.operations: Any = self
+        self.attachments: Any = self
+        self.cache: Any = self
         self._faults = faults
 
     async def _away(self, *_: object, **__: object) -> Any:
         raise StoreUnavailableError("The job store at redis://nowhere can't be reached.")
 
     submit = open = record = get = find = cancel = claim = append = finish = release = read = figures = _away
+    add = list = set = tell_cache = _away
 
     @asynccontextmanager
     async def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[Any]:
@@ -71,3 +74,5 @@ class HangingStore:
         self.log: Any = store.log
         self.signals: Any = store.signals
         self.operations: Any = store.operations
+        self.attachments: Any = store.attachments
+        self.cache: Any = store.cache

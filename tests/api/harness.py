@@ -14,12 +14,21 @@ import httpx
 from pipeserve.runtime.memory import MemoryStore
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.sdk.snapshot import snapshot
-from pipeserve.settings import DeploymentSettings, LogSettings, RuntimeSettings, ServiceSettings, StoreSettings
+from pipeserve.settings import (
+    ArtifactSettings,
+    DeploymentSettings,
+    LogSettings,
+    RuntimeSettings,
+    ServiceSettings,
+    StoreSettings,
+)
 from pipeserve_api.app import create_app
 from pipeserve_api.drain import Drain
 from pipeserve_api.server import Server, server_config
 from pipeserve_api.services import Backend, Services, services_over
 from pipeserve_api.settings import ApiSettings
+
+ARTIFACTS = "memory://pipeserve-tests"
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,16 @@ class Served:
         return answer.json()["job_id"]
 
 
-def api_settings(service: dict[str, Any] | None = None, runtime: dict[str, Any] | None = None) -> ApiSettings:
+def api_settings(
+    service: dict[str, Any] | None = None, runtime: dict[str, Any] | None = None, artifacts: str = ARTIFACTS
+) -> ApiSettings:
     return ApiSettings(
         service=ServiceSettings.from_environment(**{"port": 0, **(service or {})}),
         runtime=RuntimeSettings.from_environment(**(runtime or {})),
         store=StoreSettings.from_environment(),
         deployment=DeploymentSettings.from_environment(),
         log=LogSettings.from_environment(),
+        artifacts=ArtifactSettings.from_environment(url=artifacts),
         drain_seconds=5,
     )
 
@@ -64,9 +76,10 @@ async def serving(
     backend: Backend | None = None,
     service: dict[str, Any] | None = None,
     runtime: dict[str, Any] | None = None,
+    artifacts: str = ARTIFACTS,
 ) -> AsyncIterator[Served]:
     """Serve ``pipeline`` until the block ends. ``service`` and ``runtime``: settings by field name."""
-    settings = api_settings(service, runtime)
+    settings = api_settings(service, runtime, artifacts)
     deployment = snapshot(pipeline, "tests:pipeline")
     store: Any = MemoryStore() if backend is None else backend
     drain = Drain()

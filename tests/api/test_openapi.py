@@ -82,6 +82,11 @@ async def test_every_route_is_described_with_its_problems(document: dict[str, An
     routes = {"/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result", "/jobs/{job_id}/events"}
     routes |= {
         "/invoke",
+        "/jobs/{job_id}/artifacts/{name}",
+        "/jobs/{job_id}/explain",
+        "/jobs/{job_id}/logs",
+        "/jobs/{job_id}/visualizations",
+        "/jobs/{job_id}/visualizations/{index}",
         "/stream/{job_id}",
         "/health",
         "/health/live",

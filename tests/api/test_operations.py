@@ -153,7 +153,7 @@ async def test_metrics_count_the_whole_service():
         assert body["store_available"] is True
         assert body["jobs_by_status"]["failed"] == 2
         assert body["queue_depth"] == 0
-        assert set(body["cache"]) == {"hits", "misses", "hit_rate", "entries", "bytes"}
+        assert set(body["cache"]) == {"hits", "misses", "hit_rate", "saved_seconds", "entries", "bytes"}
         assert set(body["publisher"]) == {"queued", "processed", "failed_total", "dropped", "queue_depth", "breaker"}
         assert set(body["latency"]) == {"sync", "async", "pickup", "step"}
         assert set(body["latency"]["sync"]) == {"p50", "p95", "p99"}

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import orjson
 from tests.api.harness import Served
 
+from pipeserve.runtime import receipts
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest
@@ -19,7 +20,9 @@ from pipeserve.runtime.run import RunRequest
 async def working(served: Served) -> AsyncIterator[None]:
     """Run the queued jobs of ``served`` until the block ends."""
     definition = served.services.definition
-    async with RealtimeRuntime(definition, served.services.settings.runtime) as runtime:
+    shared_cache = None if definition.capture.memory_only else served.store.cache
+    settings = served.services.settings.runtime
+    async with RealtimeRuntime(definition, settings, shared_cache=shared_cache) as runtime:
         task = asyncio.create_task(_work(served, runtime))
         try:
             yield
@@ -35,13 +38,23 @@ async def _work(served: Served, runtime: RealtimeRuntime) -> None:
         while True:
             for claim in await ledger.claim("test-worker", 1):
                 bound = definition.parameters.validate(orjson.loads(claim.parameters))
-                request = RunRequest(claim.job_id, claim.attempt, bound, claim.run_name, claim.timeout)
-                async with LiveRecorder(ledger, claim.job_id, claim.attempt, definition) as recorder:
+                request = RunRequest(
+                    claim.job_id,
+                    claim.attempt,
+                    bound,
+                    claim.run_name,
+                    claim.timeout,
+                    cache_read=claim.cache == "use",
+                    cache_write=claim.cache != "no-store",
+                )
+                attachments = served.store.attachments
+                recorder = LiveRecorder(ledger, claim.job_id, claim.attempt, definition, attachments=attachments)
+                async with recorder:
                     run = runtime.start(request, recorder)
                     stopper = asyncio.create_task(_stop(cancelled, run))
                     result = await run.wait()
                     stopper.cancel()
-                    await recorder.finish(result)
+                    await recorder.finish(result, counters=receipts.counters(result.steps))
             await asyncio.sleep(0.005)
 
 

@@ -15,6 +15,7 @@ from pipeserve.store import open_store
 
 LOG_MAX = 300
 QUEUE_MAX = 50
+RESULT_TTL = 86_400
 
 
 class MovableClock:
@@ -38,6 +39,7 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
         event_log_max=LOG_MAX,
         max_queue_size=QUEUE_MAX,
         lease_seconds=30.0,
+        result_ttl=RESULT_TTL,
     )
     async with open_store(settings) as store, store.deployment(DEPLOYMENT) as opened:
         redis: Any = opened.redis  # redis-py types its asyncio replies as if they were not
@@ -47,6 +49,16 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
             for job_id in await redis.zrange(opened.keys.running, 0, -1):
                 await redis.zadd(opened.keys.running, {job_id: 1}, xx=True)
 
+        async def age_caches() -> None:
+            for owner, told in (await redis.hgetall(opened.keys.caches)).items():
+                moment, rest = told.split(b":", 1)
+                await redis.hset(opened.keys.caches, owner, b"%d:%b" % (int(moment) - 31_000, rest))
+
+        async def expire_records() -> None:
+            async for key in redis.scan_iter():
+                if 0 <= await redis.pttl(key) <= RESULT_TTL * 1000:
+                    await redis.delete(key)
+
         async def everything() -> bytes:
             found: list[bytes] = []
             async for key in redis.scan_iter():
@@ -54,6 +66,8 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
                 kind = await redis.type(key)
                 if kind == b"hash":
                     found += [part for pair in (await redis.hgetall(key)).items() for part in pair]
+                elif kind == b"string":
+                    found.append(await redis.get(key) or b"")
                 elif kind == b"stream":
                     found += [entry[b"d"] for _, entry in await redis.xrange(key)]
             return b"\n".join(found)
@@ -63,8 +77,13 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
             log=opened.log,
             signals=opened.signals,
             operations=opened.operations,
+            attachments=opened.attachments,
+            checkpoints=opened.checkpoints,
+            cache=opened.cache,
             registry=store.registry,
             expire_leases=expire_leases,
+            age_caches=age_caches,
+            expire_records=expire_records,
             everything=everything,
             close=opened.log.close,
             event_log_max=LOG_MAX,
@@ -74,26 +93,32 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
 
 def _memory() -> Ports:
     clock = MovableClock()
-    store = MemoryStore(clock=clock, lease_seconds=30.0, event_log_max=LOG_MAX, max_queue_size=QUEUE_MAX)
+    store = MemoryStore(
+        clock=clock, lease_seconds=30.0, event_log_max=LOG_MAX, max_queue_size=QUEUE_MAX, result_ttl=RESULT_TTL
+    )
 
-    async def expire_leases() -> None:
+    async def half_a_minute() -> None:
         clock.ahead += 31.0
+
+    async def expire_records() -> None:
+        clock.ahead += RESULT_TTL + 1
 
     async def everything() -> bytes:
         state = store.ledger._state
-        return b"\n".join(
-            part
-            for record in state.all()
-            for part in (record.parameters or b"", *(entry.body for entry in record.events))
-        )
+        return repr((state.all(), state.caches, store.cache._entries)).encode()
 
     return Ports(
         ledger=store.ledger,
         log=store.log,
         signals=store.signals,
         operations=store.operations,
+        attachments=store.attachments,
+        checkpoints=store.checkpoints,
+        cache=store.cache,
         registry=store.registry,
-        expire_leases=expire_leases,
+        expire_leases=half_a_minute,
+        age_caches=half_a_minute,
+        expire_records=expire_records,
         everything=everything,
         close=store.log.close,
         event_log_max=LOG_MAX,

@@ -12,7 +12,10 @@ from pipeserve.events import Event, EventType, encode_body
 from pipeserve.jobs import TERMINAL_EVENT_OF, JobStatus, new_job_id
 from pipeserve.runtime.memory import MemoryLedger
 from pipeserve.runtime.ports import (
+    Attachment,
+    Attachments,
     CancelSignals,
+    Checkpoints,
     DeploymentRegistry,
     EventLog,
     FinishedRun,
@@ -22,6 +25,7 @@ from pipeserve.runtime.ports import (
     Operations,
     Outcome,
     RunView,
+    SharedCache,
 )
 from pipeserve.store.ledger import RedisLedger
 
@@ -31,14 +35,21 @@ NO_VIEW = RunView()
 
 @dataclass(frozen=True)
 class Ports:
-    """One deployment's ports, and how to let a lease run out there."""
+    """One deployment's ports, and how to let time pass there."""
 
     ledger: MemoryLedger | RedisLedger
     log: EventLog
     signals: CancelSignals
     operations: Operations
+    attachments: Attachments
+    checkpoints: Checkpoints
+    cache: SharedCache
     registry: DeploymentRegistry
     expire_leases: Callable[[], Awaitable[None]]
+    age_caches: Callable[[], Awaitable[None]]
+    """As if what processes told of their step caches had been told 31 seconds earlier."""
+    expire_records: Callable[[], Awaitable[None]]
+    """As if a record's lifetime had passed."""
     everything: Callable[[], Awaitable[bytes]]
     """All that is stored, as bytes to search in."""
     close: Callable[[], None]
@@ -77,6 +88,11 @@ def outcome(job_id: str, attempt: int = 1, status: JobStatus = JobStatus.COMPLET
         error=problem,
     )
     return replace(default, **changes)
+
+
+def picture(index: int = 1, **changes: Any) -> Attachment:
+    """A visualization."""
+    return replace(Attachment(index, "roc curve", "evaluate", "image/png", b"\x89PNG\r\n\x1a\n\x00\xff"), **changes)
 
 
 def finished_run(now: float, **changes: Any) -> FinishedRun:

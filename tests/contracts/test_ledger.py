@@ -36,6 +36,12 @@ async def test_a_submitted_job_waits_with_its_position_and_its_first_event(ports
     assert later.queue_position == 1
 
 
+async def test_a_claim_says_what_its_request_wants_of_the_step_cache(ports: Ports) -> None:
+    for cache in ("use", "no-cache", "no-store"):
+        await ports.ledger.submit(new_job(cache=cache))
+    assert [claim.cache for claim in await ports.ledger.claim("owner", 3)] == ["use", "no-cache", "no-store"]
+
+
 async def test_submitting_the_same_id_again_changes_nothing(ports: Ports) -> None:
     job = new_job()
     await ports.ledger.submit(job)

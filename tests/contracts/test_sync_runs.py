@@ -37,6 +37,22 @@ async def test_ended_runs_are_recorded_as_if_they_had_been_jobs(ports: Ports) ->
     assert figures.last_execution == pytest.approx(now, abs=0.001)
 
 
+async def test_any_number_of_runs_is_recorded_at_once_with_any_number_of_events(ports: Ports) -> None:
+    now = time.time()
+    runs = [finished_run(now + n / 1000) for n in range(45)]
+    runs[7] = replace(
+        runs[7], bodies=[body(runs[7].job.job_id, message=str(n)) for n in range(ports.event_log_max - 1)]
+    )
+    await ports.ledger.record(runs)
+    page = await ports.ledger.find(JobQuery(limit=100))
+    assert [job.job_id for job in page.jobs] == [run.job.job_id for run in reversed(runs)]
+    assert [job.last_seq for job in page.jobs] == [
+        ports.event_log_max if run is runs[7] else 4 for run in reversed(runs)
+    ]
+    assert numbers(await ports.log.read(runs[7].job.job_id)) == list(range(1, ports.event_log_max + 1))
+    assert (await ports.operations.figures()).completed == 45
+
+
 async def test_recording_nothing_is_no_error(ports: Ports) -> None:
     await ports.ledger.record([])
 
@@ -149,12 +165,19 @@ async def test_a_run_that_its_own_process_canceled_says_who_did_it_and_why(ports
     assert (job.status, job.canceled_by, job.cancel_reason) == (JobStatus.CANCELED, "me", "changed my mind")
 
 
-async def test_what_the_ledgers_own_cancel_noted_is_not_overwritten_by_the_runs_end(ports: Ports) -> None:
-    job = new_job()
-    await ports.ledger.open(job, "api")
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_what_the_ledgers_own_cancel_noted_is_not_overwritten_by_the_runs_end(
+    ports: Ports, recorded: bool
+) -> None:
+    run = finished_run(time.time())
+    job = run.job
+    await ports.ledger.open(job, run.owner)
     await ports.ledger.cancel(job.job_id, reason="first", by="me")
     ended = outcome(job.job_id, status=JobStatus.CANCELED, canceled_by="you", cancel_reason="second")
-    assert await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, ended)
+    if recorded:
+        await ports.ledger.record([replace(run, outcome=ended)])
+    else:
+        assert await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, ended)
     shown = await ports.ledger.get(job.job_id)
     assert shown is not None
     assert (shown.canceled_by, shown.cancel_reason) == ("me", "first")

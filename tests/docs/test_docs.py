@@ -73,10 +73,10 @@ def test_the_http_page_names_every_problem_code_event_type_and_job_state() -> No
 def test_the_http_page_names_every_route() -> None:
     from fastapi.routing import APIRoute
 
-    from pipeserve_api.routes import invoke, jobs, operations, streams
+    from pipeserve_api.routes import artifacts, explain, invoke, jobs, operations, streams
 
     page = (DOCS / "http.md").read_text()
-    routers = (jobs.router, streams.router, operations.router)
+    routers = (jobs.router, artifacts.router, explain.router, streams.router, operations.router)
     paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for path in [invoke.PATH, *paths]:
         named = path.replace("{job_id}", "{id}")
@@ -116,7 +116,7 @@ def anchors_of(page: Path) -> set[str]:
 def documented_pipelines() -> dict[str, str]:
     """The Python blocks that define a pipeline, by its name."""
     found: dict[str, str] = {}
-    for page in (ROOT / "README.md", DOCS / "authoring.md"):
+    for page in (ROOT / "README.md", DOCS / "authoring.md", DOCS / "runtime.md"):
         for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
             if names := re.findall(r"^@pipeline.*\n(?:async )?def (\w+)", block, re.MULTILINE):
                 found[names[-1]] = block

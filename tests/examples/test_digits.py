@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -57,6 +58,19 @@ def test_a_digit_is_recognized_over_http(serve: ServeFixture) -> None:
         events = http.get(f"/jobs/{job['job_id']}/events").json()["events"]
         metadata = next(event["data"] for event in events if event["event_type"] == "metadata")
         assert metadata["model_accuracy"] > 0.98
+
+
+async def test_images_of_concurrent_requests_get_their_own_answers_and_equal_ones_are_classified_once() -> None:
+    images = [[[*row[shift:], *row[:shift]] for row in THREE] for shift in range(4)]
+    async with serving(digits.digits) as service:
+        alone = [await service.invoke({"image": image}, headers={"cache-control": "no-store"}) for image in images]
+        answers = await asyncio.gather(*(service.invoke({"image": image}) for image in images * 4))
+        for answer, expected in zip(answers, alone * 4, strict=True):
+            assert answer.json()["outputs"] == expected.json()["outputs"]
+        steps = [step for answer in answers for step in answer.json()["metadata"]["steps"]]
+        assert sum(step["name"] == "classify" and not step["cached"] for step in steps) == len(images)
+        again = await service.invoke({"image": THREE})
+        assert again.headers["cache-status"].startswith("classify;hit")
 
 
 async def test_what_is_no_image_is_refused_by_name() -> None:

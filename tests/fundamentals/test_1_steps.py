@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from pipeserve import DefinitionError, emit, get_context, log_metadata, progress, step
+from pipeserve import DefinitionError, Stream, Streamed, emit, get_context, log_metadata, progress, step
 
 
 @step
@@ -33,6 +33,19 @@ async def letters(word: str) -> AsyncIterator[str]:
         yield letter
 
 
+@step
+def initials(words: Stream[str]) -> str:
+    return "".join(word[0] for word in words)
+
+
+@step
+async def last(words: Stream[str]) -> str:
+    found = ""
+    async for word in words:
+        found = word
+    return found
+
+
 def test_called_on_its_own_a_step_is_its_plain_function() -> None:
     assert double(4) == 8
     assert double(4, times=3) == 12
@@ -46,6 +59,11 @@ async def test_an_async_step_is_its_plain_coroutine_function() -> None:
 async def test_a_generator_step_on_its_own_is_its_generator() -> None:
     assert list(count_down(3)) == [3, 2, 1]
     assert [letter async for letter in letters.fn("ab")] == ["a", "b"]
+
+
+async def test_a_step_that_takes_a_stream_is_called_with_values_that_are_all_there() -> None:
+    assert initials(Streamed(["to", "be"])) == "tb"
+    assert await last(Streamed(["to", "be"])) == "be"
 
 
 def test_a_step_that_calls_a_step_calls_a_function() -> None:

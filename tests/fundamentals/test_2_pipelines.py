@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from pipeserve import Capture, DefinitionError, Pipeline, get_context, pipeline, step
+from pipeserve import Capture, DefinitionError, Pipeline, Stream, get_context, pipeline, step
 
 
 @dataclass
@@ -63,6 +63,11 @@ def total(values: list[int]) -> int:
 @step
 def joined(values: list[str]) -> str:
     return "".join(values)
+
+
+@step
+def longest(words: Stream[str]) -> str:
+    return max(words, key=len)
 
 
 def names(served: Pipeline[..., Any]) -> list[str]:
@@ -179,6 +184,15 @@ def test_in_a_pipeline_a_stream_is_the_list_of_its_yields() -> None:
         return {"sum": total(numbers(n)), "word": joined(await letters(word))}
 
     assert asyncio.run(served(4, "abc")) == {"sum": 6, "word": "abc"}
+
+
+def test_a_list_does_where_a_step_takes_a_stream() -> None:
+    @pipeline
+    def served(words: Stream[str]) -> str:
+        return longest(words)
+
+    assert served(["to", "be", "not"]) == "not"  # type: ignore[arg-type]
+    assert served.definition.input_schema()["properties"]["words"]["type"] == "array"
 
 
 def test_a_pipeline_in_a_pipeline_joins_its_graph() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from pipeserve import (
     Capture,
     InvocationError,
     Pipeline,
+    Stream,
     emit,
     get_context,
     log_metadata,
@@ -81,6 +83,30 @@ def test_yields_of_sync_and_async_generators_are_output_events_with_an_index() -
             {"value": value, "index": value} for value in range(3)
         ]
         assert run.outputs == {"output": [0, 1, 2]}
+
+
+def test_a_step_reads_what_another_yields_while_that_one_still_runs() -> None:
+    answered = [threading.Event() for _ in range(2)]
+
+    @step
+    def asks(x: int) -> Iterator[int]:
+        for number in range(x):
+            yield number
+            assert answered[number].wait(5)
+
+    @step
+    def answers(numbers: Stream[int]) -> list[str]:
+        replies: list[str] = []
+        for number in numbers:
+            replies.append(f"read {number}")
+            answered[number].set()
+        return replies
+
+    @pipeline
+    def conversation(x: int) -> list[str]:
+        return answers(asks(x))
+
+    assert run_pipeline(conversation, x=2).outputs == {"output": ["read 0", "read 1"]}
 
 
 def test_a_step_reports_progress_output_metadata_prints_and_logs() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contracts.stores import NO_VIEW, body, new_job, numbers, outcome
+from tests.contracts.stores import NO_VIEW, body, new_job, numbers, outcome, picture
 from tests.store.test_embedded import ask, server_pid
 from tests.store_fixtures import wait_until
 
 from pipeserve.errors import StaleAttemptError, StoreUnavailableError
 from pipeserve.events import event_type_of
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import LogEntry, LogGap, RunView
+from pipeserve.runtime.ports import CacheGauges, LogEntry, LogGap, RunView
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, open_store
 from pipeserve.store.connection import Connection, connect
@@ -101,6 +101,25 @@ async def test_a_frozen_connection_is_noticed_and_replaced(short_dir: Path) -> N
                 await patiently_append(deployment, job.job_id, "after")
                 assert numbers([await anext(entries)]) == [2]
         await connection.aclose()
+
+
+async def test_a_look_into_the_shared_cache_can_be_given_up_while_the_store_is_frozen(short_dir: Path) -> None:
+    async with start_embedded(short_dir) as url, opened(url) as deployment:
+        for key in ("a", "b"):
+            await deployment.cache.set(key, key.encode(), 60.0)
+        pid = await server_pid(url)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(40):  # more than the pool has connections
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await deployment.cache.get("a")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        for _ in range(40):  # no late reply is taken for the answer to another question
+            found = await deployment.cache.get("b")
+            assert found is not None
+            assert found[0] == b"b"
 
 
 async def test_a_full_buffer_costs_a_slow_follower_nothing(store_url: str, deployment_store: DeploymentStore) -> None:
@@ -237,6 +256,15 @@ async def test_a_full_store_refuses_new_jobs_and_lets_running_ones_end(short_dir
             await deployment.ledger.submit(new_job())
         with pytest.raises(StoreUnavailableError):
             await deployment.ledger.append(jobs[0].job_id, 1, [body(jobs[0].job_id)], NO_VIEW)
+        with pytest.raises(StoreUnavailableError):
+            await deployment.attachments.add(jobs[0].job_id, 1, [picture()])
+        with pytest.raises(StoreUnavailableError):
+            await deployment.checkpoints.save(jobs[0].job_id, 1, "step", b"record")
+        with pytest.raises(StoreUnavailableError):
+            await deployment.cache.set("digest", b"value", 60.0)
+        with pytest.raises(StoreUnavailableError):
+            await deployment.operations.tell_cache("owner", CacheGauges(1, 1))
+        assert await deployment.cache.get("digest") is None
         assert await deployment.ledger.finish(jobs[0].job_id, 1, [], NO_VIEW, outcome(jobs[0].job_id))
         assert await deployment.ledger.cancel(jobs[2].job_id) is not None
         assert await deployment.ledger.release("owner", lost=True) == 1

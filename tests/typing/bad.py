@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeserve import Capture, pipeline, step
+from collections.abc import AsyncIterator, Iterator
+
+from pipeserve import Batch, Capture, Retry, Stream, pipeline, step
 
 
 @step
@@ -13,6 +15,26 @@ def double(x: int) -> int:
 @step
 async def later(x: int) -> int:
     return x
+
+
+@step
+def numbers(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@step
+async def spoken(n: int) -> AsyncIterator[str]:
+    yield str(n)
+
+
+@step
+def joined(words: Stream[str]) -> str:
+    return "".join(words)
+
+
+@step(batch=Batch())
+def lengths(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
 
 
 @pipeline
@@ -29,4 +51,11 @@ def mistakes() -> None:
     double(later(1))  # error
     Capture(unknown=True)  # error
     Capture(logs="yes")  # error
-    print(text)
+    joined(numbers(3))  # error
+    joined(["a"])  # error
+    joined(spoken(3))  # error
+    lengths(["a"])  # error
+    sizes: list[int] = lengths("a")  # error
+    Retry(attempts="3")  # error
+    step(batch=Batch(), executor="process")  # error
+    print(text, sizes)

@@ -15,6 +15,9 @@ from typing import Any
 from pipeserve.errors import ConfigurationError, DefinitionError, TargetError
 from pipeserve.parent import die_with_parent, parent_gone
 from pipeserve.process_log import Log, configure_logging, get_log
+from pipeserve.runtime.artifact_writer import ArtifactWriter
+from pipeserve.runtime.artifacts import ArtifactStore
+from pipeserve.runtime.cache_teller import CacheTeller
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.store import WakeUps, open_store
@@ -137,7 +140,13 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
     jobs = await stack.enter_async_context(store.deployment(deployment.id))
     concurrency = options.worker.concurrency
     limits = options.runtime.model_copy(update={"max_concurrency": concurrency})
-    runtime = await stack.enter_async_context(RealtimeRuntime(definition, limits))
+    memory_only, metrics = definition.capture.memory_only, definition.capture.metrics
+    shared_cache = None if memory_only else jobs.cache
+    runtime = await stack.enter_async_context(RealtimeRuntime(definition, limits, shared_cache=shared_cache))
+    if metrics and not memory_only:
+        await stack.enter_async_context(CacheTeller(runtime.cache, jobs.operations, owner).telling())
+    root = options.artifacts.root(options.store.data_dir)
+    artifacts = await stack.enter_async_context(ArtifactStore(root, deployment.id, options.store.result_ttl))
     heartbeat = Heartbeat(store.url, jobs.keys, Identity(owner, concurrency), options.store)
     runner = JobRunner(
         runtime=runtime,
@@ -146,6 +155,9 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
         deployment_id=deployment.id,
         leases=heartbeat,
         log=log,
+        checkpoints=None if memory_only else jobs.checkpoints,
+        artifacts=ArtifactWriter(artifacts, limits.event_buffer),
+        attachments=jobs.attachments,
     )
     worker = JobWorker(
         pool=jobs.redis,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeserve.settings import DeploymentSettings, LogSettings, RuntimeSettings, StoreSettings, WorkerSettings
+from pipeserve.settings import (
+    ArtifactSettings,
+    DeploymentSettings,
+    LogSettings,
+    RuntimeSettings,
+    StoreSettings,
+    WorkerSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +23,7 @@ class Options:
     worker: WorkerSettings
     deployment: DeploymentSettings
     log: LogSettings
+    artifacts: ArtifactSettings
 
     @classmethod
     def read(
@@ -28,6 +36,7 @@ class Options:
             worker=WorkerSettings.from_environment(processes=processes, concurrency=concurrency),
             deployment=DeploymentSettings.from_environment(deployment_id=deployment_id),
             log=LogSettings.from_environment(),
+            artifacts=ArtifactSettings.from_environment(),
         )
 
 

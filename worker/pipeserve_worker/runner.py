@@ -17,15 +17,21 @@ from pipeserve.errors import (
     JobCanceledError,
     Problem,
     StaleAttemptError,
+    StepFailedError,
     StoreUnavailableError,
     WorkerLostError,
 )
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import TERMINAL_EVENT_OF, Job, JobStatus
 from pipeserve.process_log import Log
+from pipeserve.runtime import receipts
+from pipeserve.runtime.artifact_writer import ArtifactWriter
+from pipeserve.runtime.artifacts import ArtifactError
 from pipeserve.runtime.backoff import Backoff
+from pipeserve.runtime.checkpoints import JobCheckpoints
+from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.executor import Run
-from pipeserve.runtime.ports import Claim, JobLedger, Outcome, RunView
+from pipeserve.runtime.ports import Attachments, Checkpoints, Claim, JobLedger, Outcome, RunView
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest, RunResult
@@ -66,8 +72,11 @@ class _Active:
     run: Run | None = None
     canceling: bool = False
     lost: bool = False
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it should end, for whatever reason."""
 
     def cancel(self, reason: str) -> None:
+        self.stopped.set()
         if self.run is not None:
             self.run.cancel(reason)
 
@@ -84,7 +93,15 @@ class JobRunner:
         deployment_id: str,
         leases: Leases,
         log: Log,
+        checkpoints: Checkpoints | None = None,
+        artifacts: ArtifactWriter | None = None,
+        attachments: Attachments | None = None,
     ) -> None:
+        """``checkpoints``: where durable steps record their results; None: another attempt runs them again.
+
+        ``artifacts``: writes outputs that are too large for a job's record; None: the record holds them all.
+        ``attachments``: where what runs show is kept; None: nowhere.
+        """
         self.counters = Counters()
         self._runtime = runtime
         self._definition = definition
@@ -92,6 +109,10 @@ class JobRunner:
         self._deployment_id = deployment_id
         self._leases = leases
         self._log = log
+        self._checkpoints = checkpoints if any(step.checkpoint for step in definition.steps) else None
+        self._artifacts = artifacts
+        self._attachments = attachments
+        self._budget = EventBudget(runtime.settings.event_buffer)
         self._active: dict[str, _Active] = {}
         self._handing_back = False
 
@@ -158,15 +179,27 @@ class JobRunner:
             parameters=parameters,
             run_name=claim.run_name,
             timeout=self._runtime.settings.request_timeout if claim.timeout is None else claim.timeout,
+            cache_read=claim.cache == "use",
+            cache_write=claim.cache != "no-store",
+            checkpoints=await self._checkpoints_of(claim),
+            answered=self._artifacts is None,
+            kept=self._artifacts is not None,
         )
-        recorder = LiveRecorder(self._ledger, claim.job_id, claim.attempt, self._definition)
+        recorder = LiveRecorder(
+            self._ledger,
+            claim.job_id,
+            claim.attempt,
+            self._definition,
+            budget=self._budget,
+            attachments=self._attachments,
+        )
         async with recorder:
             active.run = run = self._runtime.start(request, recorder)
             if active.canceling or active.lost or self._handing_back:
                 active.cancel("stopped before its start")
             fence = asyncio.create_task(self._watch_fence(recorder, claim.job_id), name=f"fence-{claim.job_id}")
             try:
-                result = await run.wait()
+                result = await self._keep(active, run, await run.wait())
                 if active.lost:
                     raise StaleAttemptError(claim.job_id)
                 if self._handing_back and result.status is JobStatus.CANCELED and not active.canceling:
@@ -174,8 +207,12 @@ class JobRunner:
                     return
                 if active.canceling and result.status is JobStatus.CANCELED:
                     result = replace(result, error=await self._why_canceled(active))
-                latencies = _latencies(active, result) if self._definition.capture.metrics else {}
-                status = await recorder.finish(result, latencies=latencies)
+                metrics = self._definition.capture.metrics
+                latencies = _latencies(active, result) if metrics else {}
+                counters = receipts.counters(result.steps) if metrics else {}
+                status = await recorder.finish(result, latencies, counters=counters)
+                if result.kept is not None and status is not result.status and self._artifacts is not None:
+                    await self._artifacts.remove(result.kept.artifacts)  # a cancel won: nothing refers to them
             finally:
                 fence.cancel()
         self._count(status)
@@ -187,6 +224,27 @@ class JobRunner:
             execution_time=round(result.execution_time, 6),
             parameters_applied=",".join(result.applied),
         )
+
+    async def _keep(self, active: _Active, run: Run, result: RunResult) -> RunResult:
+        """Write the artifacts of a run that has ended: its result, or how it ends without one."""
+        if self._artifacts is None or result.kept is None or not result.kept.artifacts:
+            return result
+        without = replace(result, status=JobStatus.CANCELED, outputs_json=None, kept=None)
+        try:
+            seconds = max(run.remaining(), 0)
+            written = await self._artifacts.write(result.kept.artifacts, seconds=seconds, stop=active.stopped)
+        except ArtifactError as error:
+            self._log.error("the job's artifacts could not be written", job_id=run.job_id, reason=str(error))
+            kind = str(error).partition(":")[0]  # the rest may name places that are no caller's business
+            failed = StepFailedError(f"An output is too large for the job's record, and could not be kept ({kind}).")
+            return replace(without, status=JobStatus.FAILED, error=failed.problem(job_id=run.job_id))
+        return result if written else without
+
+    async def _checkpoints_of(self, claim: Claim) -> JobCheckpoints | None:
+        """What earlier attempts at the job have recorded; waits for a store that is away, as the run's end would."""
+        if self._checkpoints is None:
+            return None
+        return await JobCheckpoints.load(self._checkpoints, claim.job_id, claim.attempt, self._runtime.codec)
 
     async def _watch_fence(self, recorder: LiveRecorder, job_id: str) -> None:
         await recorder.lost.wait()

@@ -31,12 +31,14 @@ from pipeserve.runtime.ports import NewJob
 from pipeserve.runtime.run import RunResult
 from pipeserve_api import answers
 from pipeserve_api.attend import Interruption, attend, caller_left, cancel_all
+from pipeserve_api.cache_status import cache_headers, calls_of_job, calls_of_run
 from pipeserve_api.lookup import StoredLog
 from pipeserve_api.preferences import CallPreferences
 from pipeserve_api.problems import error_response, problem_of_run, problem_response
 from pipeserve_api.schemas import Invocation
 from pipeserve_api.services import Services
 from pipeserve_api.sse import EventStream
+from pipeserve_api.whole_outputs import with_whole_outputs
 
 PATH = "/invoke"
 LEAVE_WATCH_DELAY = 0.02
@@ -147,6 +149,7 @@ class _Call:
             labels=invocation.labels,
             taps=invocation.taps,
             follow=self.preferences.events,
+            cache=self.preferences.cache,
         )
         self._log_call(run.job_id)
         if self.preferences.events:
@@ -208,9 +211,11 @@ class _Call:
         self._leave(run)
 
     def _run_answer(self, run: InlineRun, run_name: str, result: RunResult) -> Response:
+        cached_calls = calls_of_run(result.steps)
+        headers = self.headers | cache_headers(cached_calls) if cached_calls else self.headers
         if result.status is not JobStatus.COMPLETED:
             problem = problem_of_run(result.status, result.error, job_id=run.job_id, instance=PATH)
-            return problem_response(problem, headers=self.headers)
+            return problem_response(problem, headers=headers)
         services = self.services
         body = answers.success(
             job_id=run.job_id,
@@ -220,10 +225,11 @@ class _Call:
             execution_time=result.execution_time,
             applied=result.applied,
             steps=[answers.step_of_run(step) for step in result.steps] if services.definition.capture.metadata else [],
+            cached_calls=cached_calls,
             deployment=services.deployment,
             definition=services.definition,
         )
-        return Response(body, headers=self.headers, media_type="application/json")
+        return Response(body, headers=headers, media_type="application/json")
 
     # --- on the workers
 
@@ -253,14 +259,21 @@ class _Call:
         job = await services.jobs.get(job_id)
         if not job.status.terminal:
             return self._accepted(job_id, status=job.status, queue_position=job.queue_position)
+        if not asked_async:
+            job = await with_whole_outputs(job, services.artifacts, services.runtime.materializers)
+        cached_calls = calls_of_job(job)
+        headers = self.headers | cache_headers(cached_calls)
         if job.status is not JobStatus.COMPLETED:
             problem = problem_of_run(job.status, job.error, job_id=job_id, instance=PATH)
-            return problem_response(problem, headers=self.headers)
-        applied = self.invocation.parameters.applied
+            return problem_response(problem, headers=headers)
         body = answers.completed_job(
-            job, applied=applied, deployment=services.deployment, definition=services.definition
+            job,
+            applied=self.invocation.parameters.applied,
+            cached_calls=cached_calls,
+            deployment=services.deployment,
+            definition=services.definition,
         )
-        return Response(body, headers=self.headers, media_type="application/json")
+        return Response(body, headers=headers, media_type="application/json")
 
     async def _leave_queued(self, job_id: str) -> None:
         try:
@@ -282,7 +295,9 @@ class _Call:
             total_steps=services.definition.total_steps,
             max_attempts=services.settings.runtime.max_attempts,
             keep_parameters=capture.metadata and not capture.memory_only,
+            shown_parameters=services.runtime.shown_parameters(invocation.raw_parameters, invocation.parameters),
             keep_events=not capture.memory_only,
+            cache=self.preferences.cache,
         )
 
     # --- both

@@ -15,6 +15,7 @@ from pipeserve.jobs import Job, JobPage, JobStatus
 from pipeserve.runtime.ports import JobQuery, LogEntry, LogGap
 from pipeserve_api import answers
 from pipeserve_api.attend import Interruption, attend
+from pipeserve_api.cache_status import cache_headers, calls_of_job
 from pipeserve_api.dependencies import AfterSeq, ServicesDep, WaitSeconds
 from pipeserve_api.lookup import JobLog
 from pipeserve_api.models import Accepted, Canceled, EventPage, InvocationResult
@@ -98,12 +99,19 @@ async def get_result(request: Request, job_id: str, services: ServicesDep) -> Re
     if not job.status.terminal:
         body = answers.accepted(job_id, status=job.status, queue_position=job.queue_position)
         return Response(body, 202, answers.RETRY_AFTER, JSON)
+    cached_calls = calls_of_job(job)
+    headers = cache_headers(cached_calls)
     if job.status is not JobStatus.COMPLETED:
-        return problem_response(problem_of_run(job.status, job.error, job_id=job_id, instance=request.url.path))
+        problem = problem_of_run(job.status, job.error, job_id=job_id, instance=request.url.path)
+        return problem_response(problem, headers=headers)
     body = answers.completed_job(
-        job, applied=list(job.parameters or {}), deployment=services.deployment, definition=services.definition
+        job,
+        applied=list(job.parameters or {}),
+        cached_calls=cached_calls,
+        deployment=services.deployment,
+        definition=services.definition,
     )
-    return Response(body, media_type=JSON)
+    return Response(body, headers=headers, media_type=JSON)
 
 
 @router.get(

@@ -62,6 +62,9 @@ class EventTeller:
         if not event.event_type.terminal:
             tell(describe_event(event))
 
+    def attach(self, attachment: object) -> None:
+        """A line can't show it; its event says that it is there."""
+
 
 def describe_event(event: Event) -> str:
     """An event in a line for people."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.failures import causes, traceback_of
 from pipeserve.runtime.run import EventSink, RunRequest, RunStopped
 from pipeserve.runtime.step_calls import Engine
+from pipeserve.runtime.step_spec import Call
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode, PipelineDefinition
+from pipeserve.sdk.local import with_streams
 from pipeserve.sdk.step import Step
 
 
@@ -90,25 +92,29 @@ class DynamicRun(Run):
         for (step_name, parameter), value in self.request.parameters.overrides.items():
             if step_name == definition.name and parameter not in bound.arguments:
                 bound.arguments[parameter] = value
+        spec = self.engine.specs.of(definition)
+        if spec.on_loop and not definition.mode.is_async and self.engine.on_loop_thread:
+            raise TypeError(
+                f"step {definition.name!r} is `def` and batched or in a process of its own: called like this it would "
+                f"hold up the event loop for ever. Make it `async def`, or use "
+                f"`await asyncio.to_thread({definition.name}, …)`"
+            )
         name = self._new_name(step)
-
-        def call() -> Any:
-            return definition.fn(*bound.args, **bound.kwargs)
-
-        if definition.mode.is_async:
+        args, kwargs = with_streams(definition, bound.args, bound.kwargs)
+        call = Call(spec, args, kwargs)
+        if spec.on_loop:
             coroutine = self._call_async(name, step, call)
-            if self._definition.mode.is_async:
+            if definition.mode.is_async and self._definition.mode.is_async:
                 return coroutine
             return asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop).result()
         with self._counted(name):
-            value = self.run_sync(name, definition.mode, definition.timeout, call)
+            value = self.run_sync(name, spec, lambda: call)
         self._note(name, step, value)
         return value
 
-    async def _call_async(self, name: str, step: Step[..., Any], call: Callable[[], Any]) -> Any:
-        definition = step.definition
+    async def _call_async(self, name: str, step: Step[..., Any], call: Call) -> Any:
         with self._counted(name):
-            value = await self.run_async(name, definition.mode, definition.timeout, call)
+            value = await self.run_async(name, call.spec, lambda: call)
         self._note(name, step, value)
         return value
 

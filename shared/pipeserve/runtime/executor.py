@@ -21,7 +21,7 @@ import orjson
 from pipeserve.errors import JobCanceledError, Problem, ProblemError, StepFailedError, TimedOutError
 from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.encoding import NotJsonError, to_json
+from pipeserve.runtime.encoding import NotJsonError
 from pipeserve.runtime.run import EventSink, RunRequest, RunResult, RunStopped
 from pipeserve.runtime.step_calls import Engine, StepCalls, Stop
 
@@ -32,6 +32,7 @@ class Run(StepCalls):
     def __init__(self, engine: Engine, request: RunRequest, sink: EventSink | None) -> None:
         super().__init__(engine, request, sink)
         self._encoding = False
+        self._kept = request.kept
         self._units = 0
         self._threads = 0
         self._unit_tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
@@ -61,6 +62,10 @@ class Run(StepCalls):
         """How the run ended. Never raises for what the pipeline did; cancelling the waiter leaves the run alone."""
         return await asyncio.shield(self._result)
 
+    def keep_outputs(self) -> None:
+        """The outputs go into a job's record after all. Too late, they are kept there whole."""
+        self._kept = True
+
     def when_done(self, callback: Callable[[Run], object]) -> None:
         """Call ``callback`` with this run, on the loop, when it has ended."""
         self._result.add_done_callback(lambda _: callback(self))
@@ -76,15 +81,16 @@ class Run(StepCalls):
 
     def start(self) -> None:
         """Begin; on the loop."""
+        applied = self.request.parameters.applied if self.engine.telling.capture.metadata else ()
         self.report(
             EventType.PIPELINE_STARTED,
             None,
-            {"pipeline_name": self.engine.pipeline_name, "parameters_applied": self.request.parameters.applied},
+            {"pipeline_name": self.engine.pipeline_name, "parameters_applied": applied},
         )
         timeout = self.request.timeout
         if timeout is not None:
             error = TimedOutError(f"The run took longer than its timeout of {timeout:g} s.")
-            self._timers.append(self.engine.loop.call_later(timeout, self._expire, error))
+            self._timers.append(self.engine.loop.call_later(timeout, self.expire, error))
         self._begin()
 
     # ---- what a pipeline's kind adds
@@ -123,8 +129,13 @@ class Run(StepCalls):
     def _cancel_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+        with self._lock:
+            callbacks = list(self._on_stop)
+        for callback in callbacks:
+            callback()
 
-    def _expire(self, error: TimedOutError) -> None:
+    def expire(self, error: TimedOutError) -> None:
+        """A timeout is over: stop the run; on the loop."""
         self._stop_as(JobStatus.TIMED_OUT, error.problem(job_id=self.job_id))
         # Also where the run was stopping already: its threads get this grace, and no more.
         if not self._over:
@@ -189,6 +200,8 @@ class Run(StepCalls):
             stop = self._stop
             self._encoding = True  # from here on nothing can stop it: encoding is the last of the work
         result = self._completed() if stop is None else self._stopped(stop)
+        if not self._over:
+            self.teller.end()
         with self._lock:
             if self._over:
                 return
@@ -219,18 +232,19 @@ class Run(StepCalls):
         )
 
     def _completed(self) -> RunResult:
-        outputs: dict[str, orjson.Fragment] = {}
+        masks = None if self.veil is None else self.veil.masks
+        outputs = self.engine.outputs.of_run(self.job_id, masks, answered=self.request.answered, kept=self._kept)
         taps: dict[str, orjson.Fragment] = {}
         step: str | None = None
         what = ""
         try:
             for name, source, value in self._outputs():
                 step, what = source, f"output {name!r}"
-                outputs[name] = orjson.Fragment(to_json(value))
+                outputs.add(name, value)
             for tap in self.request.taps:
                 what = f"tap {tap!r}"
                 step, value = self._tap(tap)
-                taps[tap] = orjson.Fragment(to_json(value))
+                taps[tap] = outputs.encode(value)
         except NotJsonError as error:
             where = f"step {step!r}" if step else f"pipeline {self.engine.pipeline_name!r}"
             failed = StepFailedError(f"{where}: {what} can't be answered: {error}", step=step)
@@ -240,7 +254,8 @@ class Run(StepCalls):
         return RunResult(
             status=JobStatus.COMPLETED,
             execution_time=time.perf_counter() - self._started,
-            outputs_json=orjson.dumps(outputs),
+            outputs_json=outputs.answer(),
+            kept=outputs.kept(),
             taps_json=orjson.dumps(taps) if taps else b"{}",
             steps=[replace(record) for record in self.steps],
             applied=self.request.parameters.applied,

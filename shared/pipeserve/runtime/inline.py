@@ -12,17 +12,22 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 from pydantic_core import from_json
 
 from pipeserve.errors import DrainingError, OverloadedError, StaleAttemptError, StoreUnavailableError
-from pipeserve.events import Event, EventType
+from pipeserve.events import Event, EventType, encode_body
 from pipeserve.jobs import Job, JobStatus, Links, new_job_id
+from pipeserve.runtime import receipts
+from pipeserve.runtime.artifact_ref import Artifact
+from pipeserve.runtime.artifact_writer import ArtifactWriter
+from pipeserve.runtime.breaker import CircuitBreaker
+from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.executor import Run
-from pipeserve.runtime.ports import Cancellation, FinishedRun, JobLedger, Leases, NewJob, Outcome
+from pipeserve.runtime.ports import Attachments, CacheUse, Cancellation, FinishedRun, JobLedger, Leases, NewJob, Outcome
 from pipeserve.runtime.publisher import Publisher
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recorder import LiveRecorder
@@ -35,6 +40,9 @@ from pipeserve.settings import RuntimeSettings
 _log = logging.getLogger(__name__)
 _OPEN_AGAIN = 1.0  # seconds after a try that failed
 _OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
+_SETTLING_PER_SLOT = 16  # opened runs that have ended and wait for the store; beyond, none is opened
+_RUN_BYTES = 10_000  # of a run without its values, steps and log, and of a step's record; measured
+_STEP_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class LocalFigures:
     execution_seconds: float = 0.0
     last_execution: float | None = None
     """Unix time at which the last one ended."""
+    counters: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The totals of what they counted, as :attr:`~pipeserve.runtime.ports.Outcome.counters`."""
 
 
 class InlineRun:
@@ -77,11 +87,15 @@ class InlineRun:
         Returns at once if the run has ended: then it is for its caller to answer with the result.
         """
         if self.result is None:
+            if not self.recording and not self._runs.may_open:
+                raise StoreUnavailableError("Too many runs that have ended wait for the job store.")
             await asyncio.shield(self.begin_recording())
 
     def begin_recording(self) -> asyncio.Future[None]:
         """Open the run in the ledger and write it there as it goes. The future tells how the current try went."""
         if self._recording is None:
+            if self._runs.artifacts is not None:
+                self.run.keep_outputs()  # a memory-only run that became a 202
             self._opened = asyncio.get_running_loop().create_future()
             self._recording = asyncio.create_task(self._record(), name=f"record-{self.job_id}")
         assert self._opened is not None
@@ -104,13 +118,17 @@ class InlineRun:
         if runs.leases is not None:
             runs.leases.add(self.job_id)
         try:
-            async with LiveRecorder(runs.ledger, self.job_id, 1, runs.definition, log=self.log) as recorder:
+            async with LiveRecorder(
+                runs.ledger, self.job_id, 1, runs.definition, log=self.log, attachments=runs.attachments
+            ) as recorder:
                 result = await self.run.wait()
                 await self._ended.wait()
+                await runs.keep_artifacts(self, result)
                 with contextlib.suppress(StaleAttemptError):  # its lease ran out: the record says worker_lost
                     await recorder.finish(
                         result,
                         runs.latencies_of(result),
+                        counters=runs.counters_of(result),
                         canceled_by=self.canceled_by,
                         cancel_reason=self.cancel_reason,
                     )
@@ -155,7 +173,7 @@ class InlineRun:
             status=status,
             pipeline_name=job.pipeline_name,
             deployment_id=job.deployment_id,
-            parameters=from_json(job.parameters) if job.keep_parameters else None,
+            parameters=from_json(job.shown_parameters or job.parameters) if job.keep_parameters else None,
             labels=dict(job.labels),
             created_at=_utc(self.created_at),
             started_at=_utc(self.created_at),
@@ -166,7 +184,8 @@ class InlineRun:
             execution_time=result.execution_time if result else None,
             progress=self.log.progress(),
             steps=self.log.steps() if steps is None else steps,
-            outputs=from_json(result.outputs_json) if result and result.outputs_json else None,
+            outputs=_values(result.shown_json or result.kept_json) if result else None,
+            result=_values(result.kept_json) if result and result.shown_json else None,
             error=result.error if result else None,
             canceled_by=self.canceled_by,
             cancel_reason=self.cancel_reason,
@@ -180,6 +199,8 @@ class InlineRun:
         assert self.completed_at is not None
         result, capture = self.result, self._runs.definition.capture
         *bodies, terminal = self.log.bodies(0)
+        if result.kept is not None and result.kept.lost:
+            terminal = encode_body(terminal_event(self.job_id, 1, result))  # it refers to what is not there
         return FinishedRun(
             job=self.job,
             owner=self._runs.owner,
@@ -192,12 +213,15 @@ class InlineRun:
                 status=result.status,
                 terminal_event=terminal,
                 execution_time=result.execution_time,
-                outputs=result.outputs_json,
+                outputs=result.kept_json,
+                shown_outputs=result.shown_json,
                 error=result.error,
                 latencies=self._runs.latencies_of(result),
+                counters=self._runs.counters_of(result),
                 canceled_by=self.canceled_by,
                 cancel_reason=self.cancel_reason,
             ),
+            attachments=self.log.attachments,
         )
 
 
@@ -213,18 +237,38 @@ class InlineRuns:
         owner: str,
         settings: RuntimeSettings,
         leases: Leases | None = None,
+        artifacts: ArtifactWriter | None = None,
+        attachments: Attachments | None = None,
     ) -> None:
+        """``artifacts``: writes what is too large for a record; None: records hold it all.
+
+        ``attachments``: where what opened runs show is kept; None: nowhere.
+        """
         self.runtime = runtime
         self.ledger = ledger
         self.definition = definition
         self.owner = owner
         self.leases = leases
+        self.artifacts = artifacts
+        self.attachments = attachments
         self._deployment_id = deployment_id
         self._settings = settings
+        # What bounds it: runs under way by max_concurrency, opened ones by may_open, the rest by the publisher.
         self._runs: dict[str, InlineRun] = {}
-        self._publisher: Publisher[InlineRun] = Publisher(self._write, released=self._forget)
+        self._budget = EventBudget(settings.event_buffer)
+        self._publisher: Publisher[InlineRun] = Publisher(
+            self._write,
+            released=self._forget,
+            breaker=CircuitBreaker(
+                settings.breaker_error_threshold, settings.breaker_min_events, settings.breaker_open_seconds
+            ),
+            size_of=lambda inline: inline.log.held,
+            max_bytes=settings.event_buffer // 2,
+            report_interval=settings.error_report_interval,
+        )
         self._draining = False
         self._settling: set[asyncio.Task[None]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()  # those of them that write artifacts
         self._figures = LocalFigures()
 
     async def __aenter__(self) -> Self:
@@ -237,6 +281,8 @@ class InlineRuns:
             await asyncio.wait_for(self._settled(), 1.0)
         for task in list(self._settling):
             task.cancel()
+        if self._keeping:  # they still publish
+            await asyncio.wait(list(self._keeping), timeout=0.5)
         await self._publisher.__aexit__(None, None, None)
 
     def start(
@@ -249,6 +295,7 @@ class InlineRuns:
         labels: Mapping[str, str] | None = None,
         taps: Sequence[str] = (),
         follow: bool = True,
+        cache: CacheUse = "use",
     ) -> InlineRun:
         """Start a run; on the loop. Raises OverloadedError at the limit of concurrent runs, DrainingError in shutdown.
 
@@ -274,6 +321,7 @@ class InlineRuns:
             total_steps=definition.total_steps,
             max_attempts=1,
             keep_parameters=capture.metadata and not capture.memory_only,
+            shown_parameters=self.runtime.shown_parameters(raw_parameters, parameters),
             keep_events=not capture.memory_only,
         )
         log = RunLog(
@@ -283,6 +331,7 @@ class InlineRuns:
             definition.total_steps,
             recorded=not capture.memory_only,
             on_full=None if capture.memory_only else lambda: self._record(job_id),
+            budget=self._budget,
         )
         request = RunRequest(
             job_id,
@@ -291,13 +340,16 @@ class InlineRuns:
             job.run_name,
             self._settings.request_timeout if timeout is None else timeout,
             tuple(taps),
+            cache_read=cache == "use",
+            cache_write=cache != "no-store",
+            kept=self.artifacts is not None and not capture.memory_only,
         )
         run = self.runtime.start(request, log if follow or not capture.memory_only else None)
         inline = InlineRun(self, job, log, run)
         self._runs[job_id] = inline
         timer = None
         if not capture.memory_only:
-            timer = asyncio.get_running_loop().call_later(_OPEN_AFTER, inline.begin_recording)
+            timer = asyncio.get_running_loop().call_later(_OPEN_AFTER, self._record, job_id)
         run.when_done(lambda run: self._ended(inline, timer))
         return inline
 
@@ -309,6 +361,19 @@ class InlineRuns:
         """The job, while it runs and until the store has it."""
         inline = self._runs.get(job_id)
         return None if inline is None else inline.view()
+
+    def artifact(self, job_id: str, name: str) -> Artifact | None:
+        """One of a run's artifacts, until it is written."""
+        inline = self._runs.get(job_id)
+        kept = None if inline is None or inline.result is None else inline.result.kept
+        artifacts = () if kept is None else kept.artifacts
+        return next((artifact for artifact in artifacts if artifact.ref.name == name), None)
+
+    async def keep_artifacts(self, inline: InlineRun, result: RunResult) -> None:
+        """Write the artifacts of a run that has ended, before it is recorded."""
+        kept = result.kept
+        if self.artifacts is not None and kept is not None and kept.artifacts:
+            await self.artifacts.settle(kept, inline.completed_at or time.time())
 
     def cancel(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> Cancellation | None:
         """Ask a run of this process to stop. None: it isn't here."""
@@ -351,9 +416,18 @@ class InlineRuns:
         """What the store does not count."""
         return self._figures
 
-    def publisher_figures(self) -> dict[str, int]:
-        """What the background publisher has done."""
+    def publisher_figures(self) -> dict[str, Any]:
+        """What the background publisher has done, and how its breaker is."""
         return asdict(self._publisher.figures())
+
+    def event_figures(self) -> dict[str, int]:
+        """What events take that wait for the store, in bytes, and how many were dropped for want of room."""
+        return {"bytes": self._budget.taken, "max_bytes": self._budget.max_bytes, "dropped": self._budget.dropped}
+
+    @property
+    def may_open(self) -> bool:
+        """Whether one more run may be opened in the ledger: not while many that have ended wait for it."""
+        return len(self._settling) < _SETTLING_PER_SLOT * self._settings.max_concurrency
 
     def latencies_of(self, result: RunResult) -> dict[str, list[float]]:
         """The latencies to observe for a result; none when metrics are not captured."""
@@ -364,12 +438,17 @@ class InlineRuns:
             "step": [record.duration for record in result.steps if record.duration is not None],
         }
 
+    def counters_of(self, result: RunResult) -> dict[str, float]:
+        """What a result adds to the deployment's totals; nothing when metrics are not captured."""
+        return receipts.counters(result.steps) if self.definition.capture.metrics else {}
+
     def _ended(self, inline: InlineRun, timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
         result = inline.run.result
         assert result is not None
         inline.completed_at = time.time()
+        inline.log.hold(_size_of(inline.job, result))
         inline.log.close(terminal_event(inline.job_id, 1, result))
         inline.result = result
         if inline.recording:
@@ -393,14 +472,25 @@ class InlineRuns:
 
     def _record(self, job_id: str) -> None:
         inline = self._runs.get(job_id)
-        if inline is not None and inline.result is None:
+        if inline is not None and inline.result is None and self.may_open:
             inline.begin_recording()
 
     def _hand_over(self, inline: InlineRun, result: RunResult) -> None:
         if self.definition.capture.memory_only:
             self._count(result)
             self._forget(inline)
+        elif result.kept is not None and result.kept.artifacts:
+            task = asyncio.create_task(self._keep(inline, result), name=f"artifacts-{inline.job_id}")
+            for tasks in (self._settling, self._keeping):
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
         else:
+            self._publisher.publish(inline)
+
+    async def _keep(self, inline: InlineRun, result: RunResult) -> None:
+        try:
+            await self.keep_artifacts(inline, result)
+        finally:
             self._publisher.publish(inline)
 
     async def _settled(self) -> None:
@@ -411,6 +501,7 @@ class InlineRuns:
 
     def _forget(self, inline: InlineRun) -> None:
         self._runs.pop(inline.job_id, None)
+        inline.log.release()
 
     def _count(self, result: RunResult) -> None:
         old = self._figures
@@ -422,10 +513,27 @@ class InlineRuns:
             canceled=old.canceled + canceled,
             execution_seconds=old.execution_seconds + (result.execution_time if completed else 0.0),
             last_execution=time.time(),
+            counters=_added(old.counters, self.counters_of(result)),
         )
 
     async def _write(self, runs: Sequence[InlineRun]) -> None:
         await self.ledger.record([inline.finished_run() for inline in runs])
+
+
+def _size_of(job: NewJob, result: RunResult) -> int:
+    """About how many bytes of memory a finished run takes besides its log."""
+    values = len(job.parameters) + len(result.outputs_json or b"") + len(result.taps_json)
+    if result.kept is not None:  # its artifacts are counted by their writer
+        values += len(result.kept.json) + len(result.kept.shown or b"")
+    return _RUN_BYTES + values + _STEP_BYTES * len(result.steps)
+
+
+def _added(totals: Mapping[str, float], more: Mapping[str, float]) -> Mapping[str, float]:
+    return {**totals, **{name: totals.get(name, 0.0) + value for name, value in more.items()}} if more else totals
+
+
+def _values(outputs: bytes | None) -> dict[str, Any] | None:
+    return None if outputs is None else from_json(outputs)
 
 
 def _utc(timestamp: float) -> datetime:

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pipeserve.errors import Problem
 from pipeserve.jobs import Job, JobPage, JobStatus
 from pipeserve.sdk.deployment import Deployment
+
+CacheUse = Literal["use", "no-cache", "no-store"]
+"""What the step cache may do for a run: find and keep results, keep them only, or neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,12 @@ class NewJob:
     max_attempts: int = 3
     keep_parameters: bool = True
     """Whether ``Job.parameters`` shows them. If not, they leave the store when the job finishes."""
+    shown_parameters: bytes | None = None
+    """What ``Job.parameters`` shows instead, where some are masked; the true ones leave the store when the job
+    finishes."""
     keep_events: bool = True
     """False: the log holds the terminal event only (``Capture(memory_only=True)``)."""
+    cache: CacheUse = "use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class Claim:
     created_at: float
     """Unix time in seconds at which the job could first have started (by the store's clock)."""
     claimed_at: float
+    cache: CacheUse = "use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,28 @@ class Outcome:
     outputs: bytes | None = None
     """One JSON object, output name to value."""
     error: Problem | None = None
+    shown_outputs: bytes | None = None
+    """What ``Job.outputs`` shows instead, where some outputs are masked there."""
     latencies: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
     """Seconds observed, by kind: ``sync``, ``async``, ``pickup``, ``step``."""
+    counters: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What to add to the deployment's totals, by name: ``cache_hits``, ``cache_misses``, ``cache_saved_seconds`` …"""
     canceled_by: str | None = None
     """Who canceled the run, where its own process knows; what ``cancel`` has recorded before stays."""
     cancel_reason: str | None = None
     """Why, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One visualization of a job, as it is kept."""
+
+    index: int
+    """Its place among the job's visualizations, from 1."""
+    name: str
+    step_name: str | None
+    media_type: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +120,7 @@ class FinishedRun:
     """Event bodies before the terminal one, in order."""
     view: RunView
     outcome: Outcome
+    attachments: Sequence[Attachment] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +276,58 @@ class Leases(Protocol):
         ...
 
 
+class Attachments(Protocol):
+    """The visualizations of jobs. They live as long as the job's record. It belongs to one deployment."""
+
+    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment]) -> None:
+        """Keep them with a job that this attempt owns; one with an index that is there replaces it.
+
+        Raises StaleAttemptError, StoreUnavailableError.
+        """
+        ...
+
+    async def list(self, job_id: str) -> list[Attachment]:
+        """All of a job, by index, with their data."""
+        ...
+
+    async def get(self, job_id: str, index: int) -> Attachment | None:
+        """One of a job."""
+        ...
+
+
+class Checkpoints(Protocol):
+    """The results of finished durable steps of jobs that still run. It belongs to one deployment."""
+
+    async def save(self, job_id: str, attempt: int, name: str, record: bytes) -> None:
+        """Keep ``record`` under the step call's name until the job ends. Raises StaleAttemptError,
+        StoreUnavailableError."""
+        ...
+
+    async def load(self, job_id: str) -> Mapping[str, bytes]:
+        """All records of a job, by name. Raises StoreUnavailableError."""
+        ...
+
+
+class SharedCache(Protocol):
+    """Step results that all processes of one deployment share."""
+
+    async def get(self, key: str) -> tuple[bytes, float] | None:
+        """A result and the seconds for which it may still be used. Raises StoreUnavailableError."""
+        ...
+
+    async def set(self, key: str, value: bytes, ttl: float) -> None:
+        """Keep ``value`` for ``ttl`` seconds. Raises StoreUnavailableError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGauges:
+    """How full one process's step cache is."""
+
+    entries: int = 0
+    bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """One process that runs jobs, as ``/status`` shows it."""
@@ -290,6 +367,10 @@ class ServiceFigures:
     """Unix time at which the last run ended."""
     latency: Mapping[str, Percentiles]
     workers: Sequence[WorkerInfo]
+    counters: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The totals of :attr:`Outcome.counters`."""
+    cache: CacheGauges = CacheGauges()
+    """Sums over the processes that have told theirs of late (:meth:`Operations.tell_cache`)."""
 
 
 class Operations(Protocol):
@@ -297,6 +378,10 @@ class Operations(Protocol):
 
     async def figures(self) -> ServiceFigures:
         """The whole service's figures. Raises StoreUnavailableError."""
+        ...
+
+    async def tell_cache(self, owner: str, gauges: CacheGauges) -> None:
+        """How full the step cache of process ``owner`` is; forgotten after 30 seconds. Raises StoreUnavailableError."""
         ...
 
     async def check(self) -> list[str]:

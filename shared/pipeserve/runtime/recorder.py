@@ -1,6 +1,7 @@
 """Writes one run's events and its end to a job ledger, while it runs.
 
-Events go in batches, in the background: a slow store never holds up a step. The end is the ledger's business and is
+Events go in batches, in the background: a slow store never holds up a step. What waits for a store that is away is
+bounded by the process's :class:`~pipeserve.runtime.event_budget.EventBudget`. The end is the ledger's business and is
 written in the foreground, again and again until the store has it.
 """
 
@@ -8,24 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self
 
 from pipeserve.errors import JobCanceledError, StaleAttemptError, StoreUnavailableError
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.backoff import Backoff
-from pipeserve.runtime.ports import JobLedger, Outcome, RunView
+from pipeserve.runtime.event_budget import EventBudget
+from pipeserve.runtime.insist import insist
+from pipeserve.runtime.ports import Attachment, Attachments, JobLedger, Outcome, RunView
 from pipeserve.runtime.run import RunResult
 from pipeserve.runtime.run_log import RunLog, final_view, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
 
-T = TypeVar("T")
-
 _LINGER = 0.005  # seconds to wait for more events before a batch is written
 _BATCH = 500  # events in one write: one script holds up the store for all
+_BATCH_BYTES = 1_048_576  # likewise, of more than one event; a write must also end within the store's timeout
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 1.0
 
@@ -41,7 +43,13 @@ class LiveRecorder:
         definition: PipelineDefinition,
         *,
         log: RunLog | None = None,
+        budget: EventBudget | None = None,
+        attachments: Attachments | None = None,
     ) -> None:
+        """``log``: one that was begun elsewhere; ``budget`` is for a log of its own, which it makes without.
+
+        ``attachments``: where what the run shows is kept; None: nowhere.
+        """
         self.job_id = job_id
         self.attempt = attempt
         self.lost = asyncio.Event()
@@ -49,7 +57,11 @@ class LiveRecorder:
         self._ledger = ledger
         self._capture = definition.capture
         self._forget = log is None  # a log of our own has no other reader
-        self.log = log or RunLog(job_id, attempt, definition.capture, definition.total_steps, recorded=True)
+        self.log = log or RunLog(
+            job_id, attempt, definition.capture, definition.total_steps, recorded=True, budget=budget
+        )
+        self._attachments = attachments
+        self._attached = 0
         self._written = 0
         self._wake: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
@@ -64,17 +76,25 @@ class LiveRecorder:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
+        if self._forget:
+            self.log.release()
 
     def send(self, event: Event) -> None:
         """Take one event, from any thread."""
         if not self._capture.memory_only:
             self.log.send(event)
 
+    def attach(self, attachment: Attachment) -> None:
+        """Take what the run shows, from any thread."""
+        if not self._capture.memory_only:
+            self.log.attach(attachment)
+
     async def finish(
         self,
         result: RunResult,
         latencies: Mapping[str, Sequence[float]] | None = None,
         *,
+        counters: Mapping[str, float] | None = None,
         canceled_by: str | None = None,
         cancel_reason: str | None = None,
     ) -> JobStatus:
@@ -94,17 +114,19 @@ class LiveRecorder:
                 status=result.status,
                 terminal_event=encode_body(terminal),
                 execution_time=result.execution_time,
-                outputs=result.outputs_json,
+                outputs=result.kept_json,
+                shown_outputs=result.shown_json,
                 error=result.error,
                 latencies=dict(latencies or {}),
+                counters=dict(counters or {}),
                 canceled_by=canceled_by,
                 cancel_reason=cancel_reason,
             )
             view = final_view(result, self.log, self._capture)
-            if await _insist(partial(self._ledger.finish, self.job_id, self.attempt, bodies, view, outcome)):
+            if await insist(partial(self._ledger.finish, self.job_id, self.attempt, bodies, view, outcome)):
                 return result.status
             error = JobCanceledError(await self._cancel_words()).problem(job_id=self.job_id)
-            result = replace(result, status=JobStatus.CANCELED, outputs_json=None, error=error)
+            result = replace(result, status=JobStatus.CANCELED, outputs_json=None, kept=None, error=error)
 
     async def _cancel_words(self) -> str | None:
         with contextlib.suppress(StoreUnavailableError):
@@ -115,11 +137,20 @@ class LiveRecorder:
 
     async def _last_bodies(self) -> list[bytes]:
         """What of the closed log is to be written with its end: at most a batch, without the terminal event."""
-        while len(bodies := self.log.bodies(self._written, _BATCH + 1)) > _BATCH:
-            batch = bodies[:_BATCH]
-            await _insist(partial(self._ledger.append, self.job_id, self.attempt, batch, RunView()))
-            self._have_written(len(batch))
-        return bodies[:-1]
+        await insist(self._write_attachments)
+        while True:
+            bodies = self.log.bodies(self._written, _BATCH + 1)
+            rest = _batch_of(bodies[:-1])
+            if len(rest) == len(bodies) - 1 < _BATCH:
+                return rest
+            await insist(partial(self._ledger.append, self.job_id, self.attempt, rest, RunView()))
+            self._have_written(len(rest))
+
+    async def _write_attachments(self) -> None:
+        if self._attachments is not None:
+            for attachment in self.log.attachments[self._attached :]:  # one by one: each may be large
+                await self._attachments.add(self.job_id, self.attempt, [attachment])
+                self._attached += 1
 
     def _have_written(self, count: int) -> None:
         self._written += count
@@ -127,15 +158,19 @@ class LiveRecorder:
 
     async def _write_events(self, wake: asyncio.Event) -> None:
         backoff = Backoff(_FIRST_BACKOFF, _LAST_BACKOFF)
+        behind = False
         while not self._ending.is_set():
             await wake.wait()
-            if not self._ending.is_set():
+            if not self._ending.is_set() and not behind:
                 await asyncio.sleep(_LINGER)
             wake.clear()
-            bodies = self.log.bodies(self._written, _BATCH)
-            if not bodies or self.log.closed:
+            waiting = self.log.bodies(self._written, _BATCH)
+            if not waiting or self.log.closed:
                 continue
+            bodies = _batch_of(waiting)
+            behind = len(bodies) == _BATCH or len(bodies) < len(waiting)
             try:
+                await self._write_attachments()  # before the events that tell of them
                 await self._ledger.append(self.job_id, self.attempt, bodies, self.log.view())
             except StoreUnavailableError:
                 wake.set()
@@ -147,8 +182,8 @@ class LiveRecorder:
             else:
                 backoff.reset()
                 self._have_written(len(bodies))
-                if len(bodies) == _BATCH:
-                    wake.set()  # there may be more
+                if behind:
+                    wake.set()
 
     async def _stop(self) -> None:
         # Not cancelled: a write under way must come to its end, or nobody knows whether it happened.
@@ -163,11 +198,11 @@ class LiveRecorder:
             self._wake = None
 
 
-async def _insist(write: Callable[[], Awaitable[T]]) -> T:
-    """Write until the store has it; only a cancel ends that earlier."""
-    backoff = Backoff(_FIRST_BACKOFF, _LAST_BACKOFF)
-    while True:
-        try:
-            return await write()
-        except StoreUnavailableError:
-            await asyncio.sleep(backoff.next())
+def _batch_of(bodies: list[bytes]) -> list[bytes]:
+    """As many of the first as go into one write; at least one."""
+    size = 0
+    for count, body in enumerate(bodies):
+        size += len(body)
+        if count == _BATCH or (size > _BATCH_BYTES and count):
+            return bodies[:count]
+    return bodies

@@ -1,7 +1,13 @@
 """One run's own log in this process: what its steps report, filtered by capture, coalesced and numbered.
 
 The run appends from any thread. The recorder reads it to write the job's log in the store, and a stream of the same
-process follows it directly. Events are encoded when somebody first reads them, not while the run is waiting.
+process follows it directly. Events are encoded when somebody first reads them, not while the run is waiting;
+those that carry a value at once, since nothing else tells their size.
+
+While nobody takes what is to be recorded, a log holds no more than its share of the process's
+:class:`~pipeserve.runtime.event_budget.EventBudget`. Beyond that, what steps say is dropped before it is numbered, and
+a ``log`` event says how much is missing. What happened to the run itself is always there. A step in a thread that only
+outruns a store that is well loses nothing: it waits.
 """
 
 from __future__ import annotations
@@ -19,14 +25,18 @@ import orjson
 
 from pipeserve.errors import Problem
 from pipeserve.events import Event, EventType, encode_body
-from pipeserve.jobs import TERMINAL_EVENT_OF, JobStatus, Progress, StepReport
-from pipeserve.runtime.ports import LogEntry, LogGap, RunView
+from pipeserve.jobs import TERMINAL_EVENT_OF, CacheReceipt, JobStatus, Progress, StepReport
+from pipeserve.runtime.event_budget import ENTRY_BYTES, EventBudget, EventShare
+from pipeserve.runtime.ports import Attachment, LogEntry, LogGap, RunView
 from pipeserve.runtime.progress import ProgressTracker
 from pipeserve.runtime.run import RunResult, StepRecord
 from pipeserve.sdk.capture import Capture
 
 STEPS_SHOWN = 1000
 """Steps that a job's record lists."""
+_METADATA = ("duration", "cache")  # of a step's end: not told where metadata is not captured
+_PATIENCE = 0.25  # seconds for which a step in a thread waits for a sign of life from the store
+_MAY_BE_DROPPED = (EventType.LOG, EventType.OUTPUT, EventType.METADATA, EventType.VISUALIZATION)
 
 
 class RunLog:
@@ -42,23 +52,31 @@ class RunLog:
         limit: int = 10_000,
         recorded: bool = False,
         on_full: Callable[[], object] | None = None,
+        budget: EventBudget | None = None,
     ) -> None:
         """``recorded``: a recorder writes the log elsewhere, and nothing goes before it has (:meth:`written`).
 
-        ``on_full`` is called on the loop, once, when there are ``limit`` entries.
+        ``budget``: what unwritten entries may take; None: any amount. A log that is not recorded lets its oldest
+        entries go for it, and drops nothing. ``on_full`` is called on the loop, once, when there are ``limit`` entries
+        or a good part of what the budget allows.
         """
         self.job_id = job_id
         self.attempt = attempt
         self._capture = capture
         self._limit = limit
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
         self._lock = threading.Lock()
+        self._room: threading.Condition | None = None  # made when somebody waits for some
         self._entries: list[Event | bytes] = []
         self._dropped = 0  # entries before the first kept one
         self._written = 0 if recorded else None  # through which number entries may go; None: any
         self._on_full = on_full
+        self._share = None if budget is None else EventShare(budget)
+        self._missing = 0  # events dropped since the log last said so
         self._tracker = ProgressTracker(total_steps)
         self._records: dict[str, StepRecord] = {}
+        self._attachments: list[Attachment] = []
         self._closed = False
         self._ended = False
         self._progress_timer = False
@@ -73,14 +91,17 @@ class RunLog:
             event_type is EventType.METADATA and not self._capture.metadata
         ):
             return
+        may_be_dropped = event_type in _MAY_BE_DROPPED
+        entry = self._encode(event) if may_be_dropped and event_type is not EventType.LOG else event
         with self._lock:
-            if self._closed:
+            if self._closed or ((may_be_dropped or self._missing) and not self._make_room(entry, may_be_dropped)):
                 return
             self._tracker.note(event)
             if event_type is not EventType.PROGRESS_UPDATE:
                 self._note_step(event)
-                self._append(event)
-            update = self._tracker.update(self.job_id, self.attempt, event.timestamp)
+                self._append(entry)
+            # Where events are being dropped, progress is not told either: the newest follows when there is room.
+            update = None if self._missing else self._tracker.update(self.job_id, self.attempt, event.timestamp)
             if update is not None:
                 self._append(update)
             elif event_type is EventType.PROGRESS_UPDATE and not self._progress_timer:
@@ -90,22 +111,103 @@ class RunLog:
         if self._readers:
             self._on_loop(self._wake)
 
+    def attach(self, attachment: Attachment) -> None:
+        """Keep what an event, which comes next, tells of; from any thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._attachments.append(attachment)
+            if self._share is not None:
+                self._share.hold(len(attachment.data))
+
+    @property
+    def attachments(self) -> Sequence[Attachment]:
+        """What was attached so far."""
+        return tuple(self._attachments)
+
     def close(self, terminal: Event) -> None:
         """End the log with its terminal event. What an abandoned thread still reports is dropped."""
         with self._lock:
             if self._closed:
                 return
+            self._tell_missing()
             if (update := self._tracker.update(self.job_id, self.attempt, terminal.timestamp, force=True)) is not None:
                 self._append(update)
             self._append(terminal)
             self._closed = True
             self._ended = terminal.event_type is EventType.PIPELINE_COMPLETED
+            if self._share is not None:
+                self._share.settle()
+            self._end_waits()
         if self._readers:
             self._on_loop(self._wake)
 
-    def _append(self, event: Event) -> None:
-        self._entries.append(event)
-        if self._on_full is not None and len(self._entries) >= self._limit:
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes that are kept along with the log, until :meth:`release`."""
+        if self._share is not None:
+            with self._lock:
+                self._share.hold(size)
+
+    def release(self) -> None:
+        """Nobody is going to write this log elsewhere any more: it takes no event, and counts for nothing."""
+        with self._lock:
+            self._closed = True
+            if self._share is not None:
+                self._share.release()
+            self._end_waits()
+
+    @property
+    def held(self) -> int:
+        """About how many bytes of memory wait here to be written; 0 without a budget."""
+        return 0 if self._share is None else self._share.held
+
+    def _make_room(self, entry: Event | bytes, may_be_dropped: bool) -> bool:
+        """Whether ``entry`` is to be taken."""
+        share = self._share
+        if share is None:
+            return True
+        size = _size_of(entry)
+        # Not for what is logged: who logs may hold a lock that other threads wait for.
+        may_wait = isinstance(entry, bytes) and not self._missing and threading.get_ident() != self._loop_thread
+        if share.fits(size):
+            self._tell_missing()
+        elif self._written is None:
+            self._trim(max(1, len(self._entries) // 2))
+        elif may_be_dropped and not (may_wait and self._wait_for_room(share, size)):
+            if not self._closed:
+                self._missing += 1
+                share.count_dropped()
+            return False
+        return True
+
+    def _wait_for_room(self, share: EventShare, size: int) -> bool:
+        """Let the recorder catch up, as long as it does; whether there is room now."""
+        self._room = self._room or threading.Condition(self._lock)
+        while self._room.wait(_PATIENCE):
+            if self._closed or share.fits(size):
+                break
+        else:
+            return False
+        return not self._closed
+
+    def _end_waits(self) -> None:
+        if self._room is not None:
+            self._room.notify_all()
+
+    def _tell_missing(self) -> None:
+        if self._missing:
+            words = f"{self._missing} events were dropped here: the job store did not take them in time"
+            data = {"logger": "pipeserve", "dropped": self._missing}
+            self._missing = 0
+            self._append(Event(EventType.LOG, self.job_id, self.attempt, level="warning", message=words, data=data))
+
+    def _append(self, entry: Event | bytes) -> None:
+        self._entries.append(entry)
+        filled = len(self._entries) >= self._limit
+        if self._share is not None:
+            self._share.add(_size_of(entry))
+            filled = filled or self._share.held >= self._share.limit // 4
+        if filled and self._on_full is not None:
             self._on_loop(self._on_full)
             self._on_full = None
         if len(self._entries) > 2 * self._limit:
@@ -114,6 +216,8 @@ class RunLog:
     def _trim(self, count: int) -> None:
         if self._written is not None:
             count = min(count, self._written - self._dropped)
+        elif self._share is not None:
+            self._share.remove(count)
         if count > 0:
             self._dropped += count
             del self._entries[:count]
@@ -127,8 +231,11 @@ class RunLog:
         elif (record := self._records.get(name)) is not None:
             if event.event_type is EventType.STEP_COMPLETED:
                 record.status, record.duration = "completed", event.data["duration"]
+                record.cached, record.cache = event.data["cached"], event.data.get("cache")
             elif event.event_type is EventType.STEP_FAILED:
                 record.status, record.duration = "failed", event.data["duration"]
+            elif event.event_type is EventType.STEP_RETRYING:
+                record.calls = event.data["call"] + 1
 
     def _on_loop(self, call: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
@@ -142,9 +249,8 @@ class RunLog:
         def send() -> None:
             with self._lock:
                 self._progress_timer = False
-                update = (
-                    None if self._closed else self._tracker.update(self.job_id, self.attempt, time.time(), force=True)
-                )
+                silent = self._closed or self._missing
+                update = None if silent else self._tracker.update(self.job_id, self.attempt, time.time(), force=True)
                 if update is not None:
                     self._append(update)
             self._wake()
@@ -190,6 +296,12 @@ class RunLog:
     def written(self, through: int, *, forget: bool = False) -> None:
         """Entries up to this number are safe elsewhere. ``forget``: and nobody follows here, so let them go."""
         with self._lock:
+            if self._share is not None and self._written is not None:
+                self._share.remove(through - self._written)
+                self._end_waits()
+                if self._missing and self._share.fits(0) and not self._closed:
+                    self._tell_missing()
+                    self._on_loop(self._wake)
             self._written = through
             if forget:
                 self._trim(through - self._dropped)
@@ -248,8 +360,9 @@ class RunLog:
 
     def _encode(self, event: Event) -> bytes:
         if not self._capture.metadata and event.event_type in (EventType.STEP_COMPLETED, EventType.STEP_FAILED):
-            event = replace(event, data={key: value for key, value in event.data.items() if key != "duration"})
-        return encode_body(event)
+            event = replace(event, data={key: value for key, value in event.data.items() if key not in _METADATA})
+        # A copy: orjson's own bytes keep their whole buffer, which is 4 KiB for 300 bytes.
+        return bytes(memoryview(encode_body(event)))
 
     def _keep_encoded(self, seq: int, body: bytes) -> None:
         with self._lock:
@@ -258,9 +371,16 @@ class RunLog:
                 self._entries[index] = body
 
 
+def _size_of(entry: Event | bytes) -> int:
+    """About how many bytes of memory it takes, encoded or not."""
+    if isinstance(entry, bytes):
+        return len(entry) + 64
+    return ENTRY_BYTES if entry.message is None else ENTRY_BYTES + len(entry.message)
+
+
 def step_fields(record: StepRecord, attempt: int) -> dict[str, Any]:
-    """A step's record as the members of a :class:`~pipeserve.jobs.StepReport`."""
-    return {
+    """A step's record as members of a :class:`~pipeserve.jobs.StepReport`: what policies did only where they did."""
+    fields: dict[str, Any] = {
         "name": record.name,
         "status": record.status,
         "attempt": attempt,
@@ -268,11 +388,23 @@ def step_fields(record: StepRecord, attempt: int) -> dict[str, Any]:
         "duration": record.duration,
         "cached": record.cached,
     }
+    if record.calls > 1:
+        fields["calls"] = record.calls
+    if record.cache is not None:
+        fields["cache"] = record.cache
+    if record.batch is not None:
+        fields["batch"] = record.batch
+    if record.resumed:
+        fields["resumed"] = True
+    return fields
 
 
 def step_report(record: StepRecord, attempt: int) -> StepReport:
     """A step's record as the wire shows it."""
-    return StepReport.model_construct(**step_fields(record, attempt))
+    fields = step_fields(record, attempt)
+    if record.cache is not None:
+        fields["cache"] = CacheReceipt.model_construct(**record.cache)
+    return StepReport.model_construct(**fields)
 
 
 def steps_json(records: Sequence[StepRecord], attempt: int) -> bytes:
@@ -292,7 +424,7 @@ def terminal_event(job_id: str, attempt: int, result: RunResult) -> Event:
     """The one event that ends the log of a run with this result."""
     data: dict[str, Any] = {"execution_time": result.execution_time}
     if result.status is JobStatus.COMPLETED:
-        data["outputs"] = orjson.Fragment(result.outputs_json or b"{}")
+        data["outputs"] = orjson.Fragment(result.shown_json or result.kept_json or b"{}")
     error: Problem | None = result.error
     return Event(
         TERMINAL_EVENT_OF[result.status],

@@ -6,28 +6,52 @@ This is the part of a run that its steps see (:class:`~pipeserve.sdk.context.Run
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
-from dataclasses import dataclass
-from typing import Any
-
-import orjson
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pipeserve.errors import InvocationError, Problem, StepFailedError, TimedOutError
-from pipeserve.events import Event, EventType
+from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.encoding import NotJsonError, to_json
+from pipeserve.runtime.batches import Batches
 from pipeserve.runtime.failures import cause_of, problem_of, traceback_of, words_of
 from pipeserve.runtime.isolation import LogRouting
+from pipeserve.runtime.live_stream import LiveStream
+from pipeserve.runtime.masking import RunMasking
+from pipeserve.runtime.outputs import OutputEncoder
 from pipeserve.runtime.run import EventSink, RunRequest, RunStopped, StepRecord
+from pipeserve.runtime.shared_tier import SharedTier
+from pipeserve.runtime.step_cache import Flight, StepCache
+from pipeserve.runtime.step_policies import PolicyCall
+from pipeserve.runtime.step_spec import Call, StepSpec, StepSpecs
+from pipeserve.runtime.teller import Teller, Telling
 from pipeserve.runtime.threads import ThreadPool
+from pipeserve.runtime.veil import Veil
+from pipeserve.runtime.visuals import shows_itself
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode
+from pipeserve.sdk.stream import Streamed
+
+if TYPE_CHECKING:
+    from pipeserve.runtime.processes import ProcessPool
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +67,26 @@ class Engine:
     log_routing: LogRouting
     timeout_grace: float
     expose_tracebacks: bool
+    specs: StepSpecs
+    cache: StepCache
+    shared_tier: SharedTier | None
+    """None: steps are cached in this process only."""
+    batches: Batches
+    open_processes: Callable[[], Awaitable[ProcessPool]]
+    """The pool for steps that run in processes of their own."""
+    outputs: OutputEncoder
+    telling: Telling
+    masking: RunMasking | None
+    """None: nothing of the pipeline is masked."""
+    loop_thread: int
+    """The thread on which :attr:`loop` runs."""
+    flights: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    """Work that belongs to no single run. asyncio itself keeps only weak references."""
+
+    @property
+    def on_loop_thread(self) -> bool:
+        """Whether this is the loop's thread: it must not wait for anything."""
+        return threading.get_ident() == self.loop_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +116,16 @@ class StepCalls(ABC):
         """Nothing that a step does from now on counts."""
         self._tasks: set[asyncio.Task[Any]] = set()
         """The tasks that a stop cancels."""
+        self._on_stop: set[Callable[[], object]] = set()
+        """What else a stop calls."""
+        self.live: dict[str, LiveStream[Any]] = {}
+        """What steps yield that others read meanwhile, by the name of the step."""
+        veil = None if engine.masking is None else engine.masking.veil(request.parameters)
+        self.teller = Teller(engine.telling, request.job_id, request.attempt, sink, veil)
         self._deadline = math.inf if request.timeout is None else time.monotonic() + request.timeout
 
     @abstractmethod
-    def _expire(self, error: TimedOutError) -> None:
+    def expire(self, error: TimedOutError) -> None:
         """A timeout is over: stop the run; on the loop."""
 
     # ---- RunControl
@@ -103,36 +153,100 @@ class StepCalls(ABC):
         level: str | None = None,
         message: str | None = None,
         error: Problem | None = None,
-    ) -> None:
-        """Tell whoever follows. A value without a JSON form is told as null, with its type: telling changes nothing."""
+    ) -> bool | None:
+        """Tell whoever follows. A value without a JSON form is told as null, with its type: telling changes nothing.
+
+        False: no more of its kind is kept.
+        """
         if self._sink is None or self._over:
-            return
-        if event_type in (EventType.OUTPUT, EventType.METADATA):
-            data = _told(data)  # now: the step may change the value after
-        self._sink.send(
-            Event(event_type, self.job_id, self.attempt, time.time(), step_name, level, message, data, error)
-        )
+            return None
+        return self.teller.tell(event_type, step_name, data, level, message, error)
+
+    def visualize(self, step_name: str | None, value: Any, name: str | None) -> None:
+        """Draw ``value``, keep it with the job and tell of it."""
+        if not self._over:
+            self.teller.show(step_name, value, name)
+
+    @property
+    def veil(self) -> Veil | None:
+        """What is masked in this run."""
+        return self.teller.veil
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody is told of it."""
+        return self._sink is not None and not self._over
+
+    @property
+    def log_limit(self) -> int:
+        """Bytes of log text that are kept."""
+        return self.engine.telling.log_limit
+
+    @property
+    def draws(self) -> bool:
+        """Whether what steps show is kept."""
+        return self.teller.draws
 
     # ---- calls
 
-    def run_sync(self, name: str, mode: Mode, timeout: float | None, call: Callable[[], Any]) -> Any:
+    def run_sync(self, name: str, spec: StepSpec, bind: Callable[[], Call]) -> Any:
         """The value of one sync step, run here and now. Raises what the step raises, or RunStopped."""
-        with _StepCall(self, name, timeout) as context:
-            value = call()
-            return self.drain(value, context) if mode is Mode.GENERATOR else value
+        if not spec.plain:
+            with (opened := _StepCall(self, name, None)) as context:
+                value = PolicyCall(self, context, opened.record, self._bound(name, spec, bind)).value()
+                self._returned(context, spec, value)
+                return value
+        with _StepCall(self, name, spec.timeout) as context:
+            value = self._bound(name, spec, bind)()
+            if spec.mode is Mode.GENERATOR:
+                value = self.drain(value, context)
+            self._returned(context, spec, value)
+            return value
 
-    async def run_async(self, name: str, mode: Mode, timeout: float | None, call: Callable[[], Any]) -> Any:
-        """The value of one async step, run in this task. Raises what the step raises, or RunStopped."""
-        with _StepCall(self, name, timeout) as context, self.cancellable(name):
-            return await self.drain_async(call(), context) if mode is Mode.ASYNC_GENERATOR else await call()
+    async def run_async(self, name: str, spec: StepSpec, bind: Callable[[], Call]) -> Any:
+        """The value of one step that is awaited, run in this task. Raises what the step raises, or RunStopped."""
+        if not spec.plain:
+            with (opened := _StepCall(self, name, None)) as context, self.cancellable(name):
+                value = await PolicyCall(self, context, opened.record, self._bound(name, spec, bind)).value_async()
+                self._returned(context, spec, value)
+                return value
+        with _StepCall(self, name, spec.timeout) as context, self.cancellable(name):
+            value = self._bound(name, spec, bind)()
+            value = await (self.drain_async(value, context) if spec.mode is Mode.ASYNC_GENERATOR else value)
+            self._returned(context, spec, value)
+            return value
+
+    def _bound(self, name: str, spec: StepSpec, bind: Callable[[], Call]) -> Call:
+        """The call; what of it is masked is known before it begins."""
+        call = bind()
+        if spec.masking is not None:
+            if self.teller.veil is None:  # a dynamic body calls a step that its code does not name
+                self.teller.veil = Veil()
+            spec.masking.begin(self.teller.veil, name, call.arguments(), streams=spec.mode.streams)
+        return call
+
+    def _returned(self, context: StepContext, spec: StepSpec, value: Any) -> None:
+        """A step has its value: it is shown, if it is of a kind that shows itself, and masked, if it is masked."""
+        masking = spec.masking
+        if masking is not None and masking.result is not None and self.teller.veil is not None:
+            masking.complete(self.teller.veil, value)
+        elif self.teller.draws:
+            outputs = spec.definition.outputs
+            if len(outputs) == 1:
+                if shows_itself(value):
+                    self.visualize(context.step_name, value, _name_shown(outputs[0].name))
+            elif isinstance(value, (tuple, list)):
+                for output, member in zip(outputs, cast(Sequence[Any], value), strict=False):
+                    if shows_itself(member):
+                        self.visualize(context.step_name, member, output.name)
 
     def drain(self, values: Iterable[Any], context: StepContext) -> list[Any]:
-        """All that a generator yields, each sent as an ``output`` event."""
-        drained: list[Any] = []
+        """All that a generator yields, each sent as an ``output`` event and to who reads it live."""
+        drained, keep = _yields_of(context)
         try:
             for value in values:
                 context.emit(value)
-                drained.append(value)
+                keep(value)
         finally:
             if isinstance(values, Generator):  # its `finally` belongs to the step, not to garbage collection
                 values.close()
@@ -140,11 +254,11 @@ class StepCalls(ABC):
 
     async def drain_async(self, values: AsyncIterator[Any], context: StepContext) -> list[Any]:
         """The same for an async generator."""
-        drained: list[Any] = []
+        drained, keep = _yields_of(context)
         try:
             async for value in values:
                 context.emit(value)
-                drained.append(value)
+                keep(value)
         finally:
             if isinstance(values, AsyncGenerator):
                 await values.aclose()
@@ -182,20 +296,29 @@ class StepCalls(ABC):
         self.steps.append(record)
         self.report(EventType.STEP_STARTED, name, {})
         if timeout is not None:
-            self._on_loop(lambda: self._arm(record, timeout))
-        return record, StepContext(self, name, timeout)
+            self.arm(record, timeout)
+        context = StepContext(self, name, timeout)
+        if self.live:
+            context.live = self.live.get(name)
+        return record, context
 
     def exit_step(self, record: StepRecord, context: StepContext, error: BaseException | None, seconds: float) -> None:
         """A step has ended, with ``error`` or without."""
         context.end_print()
         record.duration = seconds
+        if self.teller.veil is not None:
+            self.teller.veil.end(record.name)
+            record.cache = self.teller.veil.masks.hide_value(record.cache)
         if error is None:
             record.status = "completed"
-            self.report(EventType.STEP_COMPLETED, record.name, {"cached": record.cached, "duration": seconds})
+            data: dict[str, Any] = {"cached": record.cached, "duration": seconds}
+            if record.cache is not None:
+                data["cache"] = record.cache
+            self.report(EventType.STEP_COMPLETED, record.name, data)
         else:
             self._failed(record, error)
         if context.bounded:
-            self._on_loop(lambda: self._disarm(record))
+            self.disarm(record)
 
     def _failed(self, record: StepRecord, error: BaseException) -> None:
         if isinstance(error, (RunStopped, asyncio.CancelledError)):
@@ -213,6 +336,8 @@ class StepCalls(ABC):
         """To the process's log; to the job's events only where callers may see tracebacks."""
         if self.engine.expose_tracebacks:
             self.report(EventType.LOG, step, {"logger": "traceback"}, level="error", message=text)
+        if self.teller.veil is not None:
+            text = self.teller.veil.masks.hide(text)
         token = current_scope.set(None)  # what is logged in a step's scope would be an event of the job
         try:
             _log.error("step %r of job %s failed\n%s", step, self.job_id, text.rstrip())
@@ -221,22 +346,88 @@ class StepCalls(ABC):
 
     def problem(self, error: BaseException, step: str | None) -> Problem:
         """The problem document of an error that ended a step or the body."""
-        return problem_of(
+        problem = problem_of(
             error,
             job_id=self.job_id,
             step=step,
             pipeline_name=self.engine.pipeline_name,
             expose_tracebacks=self.engine.expose_tracebacks,
         )
+        return problem if self.teller.veil is None else self.teller.veil.masks.hide_problem(problem)
+
+    # ---- waiting
+
+    @contextlib.contextmanager
+    def on_stop(self, callback: Callable[[], object]) -> Generator[None]:
+        """While entered, a stop of the run calls ``callback``; at once, if the run is stopping already."""
+        with self._lock:
+            self._on_stop.add(callback)
+            stopping = self._stop is not None
+        if stopping:
+            callback()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._on_stop.discard(callback)
+
+    @contextlib.contextmanager
+    def leading(self, flight: Flight) -> Generator[None]:
+        """While entered, this run computes for all who wait for ``flight``; a stop leaves it to the others."""
+        left = threading.Lock()  # taken once: by a stop
+
+        def leave() -> None:
+            if left.acquire(blocking=False):
+                flight.leave()
+
+        with self.on_stop(leave):
+            yield
+
+    def pause(self, seconds: float, flight: Flight | None = None) -> None:
+        """Wait in a thread; with ``flight``, until nobody waits for that. Raises RunStopped if told to stop."""
+        woken = threading.Event()
+        if flight is None:
+            with self.on_stop(woken.set):
+                woken.wait(seconds)
+            self.checkpoint()
+            return
+        flight.on_abandoned(woken.set)
+        if woken.wait(seconds):
+            raise RunStopped
+
+    def wait_on_loop(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """In a thread: the result of ``work``, which runs on the loop. Raises RunStopped if told to stop.
+
+        The loop's own thread can't wait: there the work goes on in the background, and the result is None.
+        """
+        if self.engine.on_loop_thread:
+            task = self.engine.loop.create_task(work)
+            self.engine.flights.add(task)
+            task.add_done_callback(self.engine.flights.discard)
+            return None
+        future = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
+        with self.on_stop(future.cancel):
+            try:
+                return future.result()
+            except concurrent.futures.CancelledError:
+                raise RunStopped from None
 
     # ---- a step's own timeout
+
+    def arm(self, record: StepRecord, timeout: float) -> None:
+        """From now on the step may take ``timeout`` seconds; past them the run is told to stop."""
+        self._on_loop(lambda: self._arm(record, timeout))
+
+    def disarm(self, record: StepRecord) -> None:
+        """The step has ended in time."""
+        self._on_loop(lambda: self._disarm(record))
 
     def _arm(self, record: StepRecord, timeout: float) -> None:
         if record.status == "running" and not self._over:
             error = TimedOutError(
                 f"step {record.name!r} took longer than its timeout of {timeout:g} s.", step=record.name
             )
-            record.timer = self.engine.loop.call_later(timeout, self._expire, error)
+            record.timer = self.engine.loop.call_later(timeout, self.expire, error)
 
     def _disarm(self, record: StepRecord) -> None:
         if record.timer is not None:
@@ -258,6 +449,11 @@ class _StepCall:
         self._name = name
         self._timeout = timeout
 
+    @property
+    def record(self) -> StepRecord:
+        """The call's record, once entered."""
+        return self._record
+
     def __enter__(self) -> StepContext:
         self._record, self._context = self._calls.enter_step(self._name, self._timeout)
         self._token = current_scope.set(self._context)
@@ -272,16 +468,14 @@ class _StepCall:
             current_scope.reset(self._token)
 
 
-def _told(data: dict[str, Any]) -> orjson.Fragment:
-    """``data`` as JSON, with null for each member that has no JSON form, and what type it was."""
-    try:
-        return orjson.Fragment(to_json(data))
-    except NotJsonError:
-        told: dict[str, Any] = {}
-        types: dict[str, str] = {}
-        for name, value in data.items():
-            try:
-                told[name] = orjson.Fragment(to_json(value))
-            except NotJsonError as error:
-                told[name], types[name] = None, error.type_name
-        return orjson.Fragment(to_json({**told, "not_json": types}))
+def _yields_of(context: StepContext) -> tuple[list[Any], Callable[[Any], object]]:
+    """The list of what a generator step yields, and what adds to it."""
+    if context.live is not None:
+        return context.live.values, context.live.put
+    drained: list[Any] = Streamed()
+    return drained, drained.append
+
+
+def _name_shown(output: str) -> str | None:
+    """The name of an only output, if it has one of its own."""
+    return None if output == "output" else output

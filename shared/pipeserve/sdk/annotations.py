@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
@@ -54,7 +54,7 @@ def _unresolved(fn: Callable[..., Any]) -> dict[str, Any]:
 
 def mode_of(fn: Callable[..., Any], returns: Any) -> Mode:
     """How ``fn`` runs. A plain function that says it returns an iterator streams as well."""
-    origin = get_origin(_without_name(returns))
+    origin = get_origin(get_args(returns)[0] if get_origin(returns) is Annotated else returns)
     if inspect.isasyncgenfunction(fn):
         return Mode.ASYNC_GENERATOR
     if inspect.iscoroutinefunction(fn):
@@ -68,13 +68,43 @@ def outputs_of(returns: Any, mode: Mode) -> tuple[Output, ...]:
     """The outputs that a return annotation names; ``output`` where it names none."""
     name, value = _name_of(returns), _without_name(returns)
     if mode.streams:
-        inner = get_args(value)[0] if get_origin(value) in _STREAMS and get_args(value) else Any
-        return (Output(name or "output", list[inner]),)
+        stream, *notes = get_args(value) if get_origin(value) is Annotated else [value]
+        inner = get_args(stream)[0] if get_origin(stream) in _STREAMS and get_args(stream) else Any
+        whole: Any = list[inner]
+        return (Output(name or "output", Annotated[whole, *notes] if notes else whole),)
     if get_origin(value) is tuple and name is None:
         members = [(_name_of(member), _without_name(member)) for member in get_args(value)]
         if len(members) > 1 and all(member_name for member_name, _ in members):
             return tuple(Output(str(member_name), annotation) for member_name, annotation in members)
     return (Output(name or "output", value),)
+
+
+def one_of_batch(name: str, parameters: tuple[Parameter, ...], returns: Any) -> tuple[tuple[Parameter, ...], Any]:
+    """Parameters and return type of a batched step as a pipeline sees them: one item of each list.
+
+    Raises DefinitionError for a parameter that is no list, or has a default: a default would be a whole batch's.
+    """
+    items: list[Parameter] = []
+    for parameter in parameters:
+        if parameter.annotation is not Any and get_origin(parameter.annotation) is not list:
+            raise DefinitionError(
+                f"step {name!r}: a batched step takes a list for each parameter; {parameter.name!r} is declared "
+                f"{parameter.annotation!r}"
+            )
+        if not parameter.required:
+            raise DefinitionError(f"step {name!r}: parameter {parameter.name!r} of a batched step can't have a default")
+        items.append(Parameter(parameter.name, _item_of(parameter.annotation), REQUIRED, parameter.keyword_only))
+    if not items:
+        raise DefinitionError(f"step {name!r}: a batched step needs a parameter to gather")
+    if returns is not Any and get_origin(returns) not in (list, Sequence):
+        raise DefinitionError(
+            f"step {name!r}: a batched step returns a list, one result for each item, not {returns!r}"
+        )
+    return tuple(items), _item_of(returns)
+
+
+def _item_of(annotation: Any) -> Any:
+    return next(iter(get_args(annotation)), Any)
 
 
 def parameters_of(kind: str, name: str, fn: Callable[..., Any], hints: dict[str, Any]) -> tuple[Parameter, ...]:

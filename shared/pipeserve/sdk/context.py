@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeserve.events import EventType, clean_text
+from pipeserve.sdk.lines import OpenLine, shortened
 
 if TYPE_CHECKING:
     from pipeserve.sdk.step import Step
-
-
-_LINE_END = re.compile(r"\r?\n|\r")
-_MOST_PIECES = 65_536  # of an open line; then what there is counts as a line
 
 
 class Scope(Protocol):
@@ -64,23 +60,58 @@ class RunControl(Protocol):
         *,
         level: str | None = None,
         message: str | None = None,
-    ) -> None:
-        """Tell whoever follows the run. Never blocks."""
+    ) -> bool | None:
+        """Tell whoever follows the run. Never blocks. False: it was too much, and no more of its kind is kept."""
+        ...
+
+    def visualize(self, step_name: str | None, value: Any, name: str | None) -> None:
+        """Render ``value`` now, keep it with the job and tell of it. Never raises for what can't be rendered."""
+        ...
+
+
+class YieldSink(Protocol):
+    """Where a step's yields go while it runs, for the steps that read them meanwhile."""
+
+    @property
+    def values(self) -> list[Any]:
+        """All so far; in the end the step's value."""
+        ...
+
+    def put(self, value: Any) -> None:
+        """Add one, from any thread."""
         ...
 
 
 class StepContext:
     """Where the running code is: ``get_context()`` in a step returns it."""
 
-    __slots__ = ("_deadline", "_open_lines", "_outputs", "_run", "step_name")
+    __slots__ = (
+        "_deadline",
+        "_open_lines",
+        "_outputs",
+        "_run",
+        "_silenced",
+        "emitted",
+        "live",
+        "members",
+        "step_name",
+    )
 
     def __init__(self, run: RunControl, step_name: str | None, timeout: float | None = None) -> None:
         self._run = run
+        self.emitted = False
+        """Whether anything was emitted yet."""
+        self.live: YieldSink | None = None
+        """Takes what the step yields; None: nobody reads it before the step has completed."""
+        self.members: tuple[StepContext, ...] = ()
+        """In a batched step: the context of each item's own request, in the order of the items."""
         self.step_name = step_name
         """The name of this call in its pipeline; None in the body of a dynamic pipeline."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._outputs = itertools.count()
-        self._open_lines: dict[int, list[str]] = {}  # by thread: what it printed since its last line end
+        # By thread and stream: what was written since the last line end.
+        self._open_lines: dict[tuple[int, str], OpenLine] = {}
+        self._silenced = False  # no more log lines of the run are kept
 
     @property
     def bounded(self) -> bool:
@@ -127,9 +158,14 @@ class StepContext:
         """Inside a step, a step is its plain function."""
         return step.fn(*args, **kwargs)
 
+    def restart(self, timeout: float | None) -> None:
+        """The step is called (again): from now on it may take ``timeout`` seconds. For the runtime."""
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
     def emit(self, value: Any) -> None:
         """Send ``value`` as an ``output`` event."""
         self._run.checkpoint()
+        self.emitted = True
         self._run.report(EventType.OUTPUT, self.step_name, {"value": value, "index": next(self._outputs)})
 
     def progress(self, fraction: float, message: str) -> None:
@@ -144,33 +180,50 @@ class StepContext:
         """Send a ``metadata`` event."""
         self._run.report(EventType.METADATA, self.step_name, dict(values))
 
-    def log(self, level: str, message: str, logger: str) -> None:
-        """Send a ``log`` event. ``logger`` is ``print`` for standard output."""
-        self._run.report(EventType.LOG, self.step_name, {"logger": logger}, level=level, message=clean_text(message))
+    def log(self, level: str, message: str, logger: str) -> bool | None:
+        """Send a ``log`` event; False: no more of them are kept. ``logger`` is ``print`` for standard output."""
+        text, cut = shortened(message)
+        data: dict[str, Any] = {"logger": logger, "cut": True} if cut else {"logger": logger}
+        return self._run.report(EventType.LOG, self.step_name, data, level=level, message=text)
 
-    def print(self, text: str) -> None:
-        """Take what the step writes to standard output; each whole line is a ``log`` event.
+    def print(self, text: str, logger: str = "print", passed_on: Callable[[str], object] | None = None) -> None:
+        """Take what the step writes to a standard stream; each whole line is a ``log`` event. For the runtime.
 
-        A carriage return ends a line too, as progress bars use it.
+        A carriage return ends a line too, as progress bars use it. ``passed_on`` takes each line that is kept.
         """
-        parts = self._open_lines.setdefault(threading.get_ident(), [])
-        if "\n" not in text and "\r" not in text and len(parts) < _MOST_PIECES:
-            parts.append(text)
+        if self._silenced and passed_on is None:
+            self._run.report(EventType.LOG, self.step_name, {"logger": logger}, level="info", message=text)
             return
-        *lines, rest = _LINE_END.split("".join([*parts, text]))
-        if not lines:
-            lines, rest = [rest], ""
-        parts[:] = [rest] if rest else []
-        for line in lines:
-            self.log("info", line, "print")
+        place = (threading.get_ident(), logger)
+        line = self._open_lines.get(place)
+        if line is None:
+            line = self._open_lines[place] = OpenLine(passed_on)
+        start = 0
+        while start < len(text):
+            ended, start = line.take(text, start)
+            if ended is not None and self._print_line(ended, logger, passed_on) is False and passed_on is None:
+                self._silenced = True  # what follows need not be taken apart: it is counted, and no more
+                if start < len(text):
+                    self.print(text[start:], logger)
+                return
 
     def end_print(self) -> None:
         """The step has ended: what it printed without a line end is its last line."""
         if self._open_lines:
-            for parts in self._open_lines.values():
-                if line := "".join(parts):
-                    self.log("info", line, "print")
-            self._open_lines = {}
+            open_lines, self._open_lines = self._open_lines, {}
+            for (_, logger), line in list(open_lines.items()):  # a thread that outlives the step may add one
+                if rest := line.rest():
+                    self._print_line(rest, logger, line.passed_on)
+
+    def _print_line(self, line: str, logger: str, passed_on: Callable[[str], object] | None) -> bool | None:
+        kept = self.log("info", line, logger)
+        if passed_on is not None and kept is not False:
+            passed_on(line)
+        return kept
+
+    def visualize(self, value: Any, name: str | None = None) -> None:
+        """Show ``value`` with the job, as a ``visualization`` event."""
+        self._run.visualize(self.step_name, value, name)
 
 
 def run_of(context: StepContext) -> RunControl:
@@ -204,8 +257,11 @@ class LocalRun:
         *,
         level: str | None = None,
         message: str | None = None,
-    ) -> None:
+    ) -> bool | None:
         """Nobody listens."""
+
+    def visualize(self, step_name: str | None, value: Any, name: str | None) -> None:
+        """Nobody looks."""
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("pipeserve_scope", default=None)
@@ -237,3 +293,16 @@ def emit(value: Any) -> None:
 def log_metadata(values: Mapping[str, Any]) -> None:
     """Keep ``values`` (JSON) with the job, as a ``metadata`` event. Outside a run it does nothing."""
     get_context().log_metadata(values)
+
+
+def visualize(value: Any, name: str | None = None) -> None:
+    """Show ``value`` with the job: ``GET /jobs/{id}/visualizations``, and a ``visualization`` event.
+
+    ``value`` is ``HTML``, ``Markdown`` or ``PNG``, a PIL image, a pandas DataFrame, a matplotlib figure, or anything
+    that a notebook can show as HTML or PNG (``_repr_html_``, ``_repr_png_``). What a step returns of the first six is
+    shown by itself. ``name`` is for people; the step's by default.
+
+    It is drawn at once, in the calling thread, so ``value`` may change after. What can't be drawn is a warning in the
+    job's log. A run keeps 32 of them, of 8 MiB in all. Outside a run it does nothing.
+    """
+    get_context().visualize(value, name)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from pipeserve.sdk.arguments import Argument, Default, describe_argument
+from pipeserve.sdk.batch import Batch
+from pipeserve.sdk.cache import Cache
 from pipeserve.sdk.capture import Capture
+from pipeserve.sdk.materializer import Materializer
+from pipeserve.sdk.retry import Retry
+from pipeserve.sdk.secret import MASKED
+from pipeserve.sdk.stream import is_stream
 
 if TYPE_CHECKING:
+    from pipeserve.sdk.masked_pipeline import MaskedPipeline
     from pipeserve.sdk.schema import ParametersModel
+
+_SCHEMA_WORDS = frozenset({"title", "$ref", "anyOf", "allOf", "oneOf"})  # one of them stands in every schema
 
 REQUIRED: Any = inspect.Parameter.empty
 """Stands for "no default"."""
@@ -79,6 +88,18 @@ class StepDefinition:
     """Seconds that one call may take."""
     doc: str | None
     signature: inspect.Signature
+    cache: Cache | Literal[False] | None = None
+    """None: as the pipeline says."""
+    retry: Retry | None = None
+    batch: Batch | None = None
+    checkpoint: bool = False
+    """Whether a job that is tried again goes on from this step's recorded result."""
+    executor: Literal["thread", "process"] = "thread"
+
+    @property
+    def takes_streams(self) -> frozenset[str]:
+        """Its parameters that take another step's yields while that one runs."""
+        return frozenset(parameter.name for parameter in self.parameters if is_stream(parameter.annotation))
 
     def parameter(self, name: str) -> Parameter | None:
         """Its parameter of this name."""
@@ -94,7 +115,9 @@ class Node:
     arguments: dict[str, Argument]
     """Every parameter of the step, in its order."""
     upstream: tuple[str, ...]
-    """The nodes that must have completed before: those it takes values from, and those named by ``after``."""
+    """The nodes that it comes after: those it takes values from, and those of :attr:`after`."""
+    after: tuple[str, ...] = ()
+    """The nodes that must have completed before, whatever it takes from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +154,10 @@ class PipelineDefinition:
     capture: Capture
     fingerprint: str
     """SHA-256 in hex over the source of the pipeline and its steps."""
+    cache: Cache | None = None
+    """For steps that do not say."""
+    materializers: tuple[Materializer[Any], ...] = ()
+    """The author's own, before the built-in ones."""
     on_init: Callable[[], Any] | None = None
     on_cleanup: Callable[[], Any] | None = None
     signature: inspect.Signature = field(default_factory=inspect.Signature)
@@ -147,9 +174,16 @@ class PipelineDefinition:
 
         return parameters_model(self)
 
+    @cached_property
+    def masked(self) -> MaskedPipeline | None:
+        """What of its parameters and outputs must not be shown; None: nothing, in no step either."""
+        from pipeserve.sdk.masked_pipeline import MaskedPipeline  # it reads definitions
+
+        return MaskedPipeline.of(self)
+
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema of a request's ``parameters``."""
-        return self.parameters.model.model_json_schema(by_alias=True)
+        return self._published(self.parameters.model.model_json_schema(by_alias=True))
 
     def output_schema(self) -> dict[str, Any]:
         """JSON Schema of an answer's ``outputs``: one property an output, ``{}`` where its type has no schema."""
@@ -164,7 +198,23 @@ class PipelineDefinition:
             "properties": {output.name: schemas.get((output.name, "serialization"), {}) for output in named},
             "required": [output.name for output in named],
         }
-        return schema | {"$defs": shared["$defs"]} if "$defs" in shared else schema
+        return self._published(schema | {"$defs": shared["$defs"]} if "$defs" in shared else schema)
+
+    def _published(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """``schema`` without defaults that are masked and, where code is not captured, without docstrings."""
+        shared: dict[str, Any] = schema.get("$defs", {})
+        for part in list(_objects_in(schema)):
+            # The second: else it is a list of members, one of which is called "default".
+            if (
+                "default" in part
+                and _SCHEMA_WORDS & part.keys()
+                and any(MASKED in inner for inner in _objects_in(part, shared))
+            ):
+                del part["default"]
+        if not self.capture.code:
+            for described in shared.values():
+                described.pop("description", None)  # of a class; those of fields stand with their fields
+        return schema
 
     def describe_steps(self) -> list[dict[str, Any]]:
         """Each step (static: each call) for people and dashboards."""
@@ -181,7 +231,8 @@ class PipelineDefinition:
                     "upstream": [],
                     "outputs": [output.name for output in step.outputs],
                     "timeout": step.timeout,
-                    "cache": False,
+                    **_policies(step),
+                    "cache": self.cache_of(step) is not None,
                 }
                 for step in self.steps
             ]
@@ -194,10 +245,15 @@ class PipelineDefinition:
                 "upstream": list(node.upstream),
                 "outputs": [output.name for output in node.step.outputs],
                 "timeout": node.step.timeout,
-                "cache": False,
+                **_policies(node.step),
+                "cache": self.cache_of(node.step) is not None,
             }
             for node in self.nodes
         ]
+
+    def cache_of(self, step: StepDefinition) -> Cache | None:
+        """The policy by which this pipeline's calls of ``step`` are cached; None: they are not."""
+        return self.cache if step.cache is None else step.cache or None
 
     def settable(self) -> dict[tuple[str, str], Parameter]:
         """The step parameters that the pipeline left at their default, by (node or step name, parameter name)."""
@@ -214,6 +270,34 @@ class PipelineDefinition:
             for parameter in node.step.parameters
             if isinstance(node.arguments[parameter.name], Default)
         }
+
+
+def _objects_in(schema: Any, shared: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Every JSON object in a schema; ``shared``: also in those of its definitions that it refers to."""
+    waiting: list[Any] = [schema]
+    followed: set[str] = set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            members = cast(dict[str, Any], part)
+            yield members
+            waiting += members.values()
+            name = str(members.get("$ref", "")).removeprefix("#/$defs/")
+            if shared is not None and name in shared and name not in followed:
+                followed.add(name)
+                waiting.append(shared[name])
+        elif isinstance(part, list):
+            waiting += cast(list[Any], part)
+
+
+def _policies(step: StepDefinition) -> dict[str, Any]:
+    """How a service calls the step, for people and dashboards."""
+    return {
+        "retry": None if step.retry is None else step.retry.attempts,
+        "batch": None if step.batch is None else step.batch.max_size,
+        "checkpoint": step.checkpoint,
+        "executor": step.executor,
+    }
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:

@@ -82,8 +82,9 @@ class Tracer:
             for source in sources(argument)
             if isinstance(source, FromNode)
         ]
-        upstream = tuple(dict.fromkeys([*taken, *self._after(step, name)]))
-        self._nodes[name] = Node(name, definition, arguments, upstream)
+        after = tuple(dict.fromkeys(self._after(step, name)))
+        upstream = tuple(dict.fromkeys([*taken, *after]))
+        self._nodes[name] = Node(name, definition, arguments, upstream, after)
         several = len(definition.outputs) if len(definition.outputs) > 1 else None
         return Placeholder(FromNode(name), self.refuse, several)
 

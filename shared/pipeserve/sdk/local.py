@@ -19,6 +19,7 @@ from pipeserve.sdk.arguments import resolver
 from pipeserve.sdk.context import LocalRun, StepContext, current_scope
 from pipeserve.sdk.definition import Mode, PipelineDefinition, StepDefinition
 from pipeserve.sdk.step import Step
+from pipeserve.sdk.stream import Streamed, as_stream
 
 
 class LocalBody(StepContext):
@@ -32,7 +33,7 @@ class LocalBody(StepContext):
         """Run it: its value, or for an async step in an async body a coroutine of it."""
         definition = step.definition
         context = StepContext(self._run, step.call_name or definition.name)
-        coroutine = run_step(definition, context, lambda: definition.fn(*args, **kwargs))
+        coroutine = run_step(definition, context, single_call(definition, args, kwargs))
         if not definition.mode.is_async:
             return finish_now(coroutine)
         return coroutine if self._is_async else finish_in_loop(coroutine)
@@ -110,7 +111,50 @@ def call_of(step: StepDefinition, values: dict[str, Any]) -> Callable[[], Any]:
     """The call of ``step`` with these values, passed as its signature says."""
     positional = [values[parameter.name] for parameter in step.parameters if not parameter.keyword_only]
     named = {parameter.name: values[parameter.name] for parameter in step.parameters if parameter.keyword_only}
-    return lambda: step.fn(*positional, **named)
+    return single_call(step, tuple(positional), named)
+
+
+def single_call(step: StepDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+    """One call of ``step`` as a pipeline makes it: a batched step gets a batch of one, a Stream what is there."""
+    if step.batch is not None:
+        return _batch_of_one(step, args, kwargs)
+    if step.takes_streams:
+        args, kwargs = with_streams(step, args, kwargs)
+    return lambda: step.fn(*args, **kwargs)
+
+
+def with_streams(
+    step: StepDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, with whole lists made readable as streams where the step takes such."""
+    streams = step.takes_streams
+    positional = [parameter.name for parameter in step.parameters if not parameter.keyword_only]
+    return (
+        tuple(as_stream(value) if name in streams else value for name, value in zip(positional, args, strict=False)),
+        {name: as_stream(value) if name in streams else value for name, value in kwargs.items()},
+    )
+
+
+def _batch_of_one(step: StepDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+    def call() -> Any:
+        return step.fn(*[[value] for value in args], **{name: [value] for name, value in kwargs.items()})
+
+    if step.mode is Mode.SYNC:
+        return lambda: only_result(step.name, call())
+
+    async def call_async() -> Any:
+        return only_result(step.name, await call())
+
+    return call_async
+
+
+def only_result(name: str, results: Any) -> Any:
+    """The result of a batch of one; raises it, if it is an exception."""
+    if len(results) != 1:
+        raise ValueError(f"batched step {name!r} returned {len(results)} results for 1 item")
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
 
 
 async def run_step(step: StepDefinition, context: StepContext, call: Callable[[], Any]) -> Any:
@@ -121,9 +165,9 @@ async def run_step(step: StepDefinition, context: StepContext, call: Callable[[]
         if step.mode is Mode.ASYNC:
             return await result
         if step.mode is Mode.GENERATOR:
-            return list(result)
+            return Streamed(result)
         if step.mode is Mode.ASYNC_GENERATOR:
-            return [item async for item in result]
+            return Streamed([item async for item in result])
         return result
     finally:
         current_scope.reset(token)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from pipeserve.errors import DefinitionError
 from pipeserve.sdk.annotations import caller_names, mode_of, outputs_of, parameters_of, type_hints
 from pipeserve.sdk.arguments import FromParameter
+from pipeserve.sdk.cache import Cache, cache_policy
 from pipeserve.sdk.capture import Capture
 from pipeserve.sdk.context import current_scope
 from pipeserve.sdk.definition import Mode, Output, Parameter, PipelineDefinition, StepDefinition
 from pipeserve.sdk.fingerprint import fingerprint
 from pipeserve.sdk.graph import Tracer, refuse_identity_tests
 from pipeserve.sdk.local import LocalPipeline
+from pipeserve.sdk.materializer import Materializer
 from pipeserve.sdk.placeholder import Placeholder
 from pipeserve.sdk.step import Step
 
@@ -68,6 +70,8 @@ def pipeline(
     name: str | None = None,
     dynamic: bool = False,
     capture: Capture | None = None,
+    cache: Cache | bool = False,
+    materializers: Sequence[Materializer[Any]] = (),
     on_init: Callable[[], Any] | None = None,
     on_cleanup: Callable[..., Any] | None = None,
 ) -> PipelineDecorator: ...
@@ -80,17 +84,29 @@ def pipeline(
     name: str | None = None,
     dynamic: bool = False,
     capture: Capture | None = None,
+    cache: Cache | bool = False,
+    materializers: Sequence[Materializer[Any]] = (),
     on_init: Callable[[], Any] | None = None,
     on_cleanup: Callable[..., Any] | None = None,
 ) -> Any:
     """Make a pipeline of a function that calls steps: ``@pipeline`` or ``@pipeline(dynamic=True)``.
 
     A static pipeline's body is read once, with placeholders, into a graph whose independent steps run in parallel; it
-    may not look at values. A dynamic pipeline's body runs for each request. ``on_init`` runs once per process; what it
-    returns is ``get_context().pipeline_state`` in every step. ``on_cleanup`` runs when the process ends, with that
-    state if it takes an argument. Raises DefinitionError, naming the step and the argument, for what can't be served.
+    may not look at values. A dynamic pipeline's body runs for each request. ``capture`` says what is kept of runs;
+    ``cache`` is for steps that don't say; ``materializers`` store values of types of your own. ``on_init`` runs once
+    per process; what it returns is ``get_context().pipeline_state`` in every step. ``on_cleanup`` runs when the process
+    ends, with that state if it takes an argument. Raises DefinitionError, naming the step and the argument, for what
+    can't be served.
     """
-    decorator = PipelineDecorator(name=name, dynamic=dynamic, capture=capture, on_init=on_init, on_cleanup=on_cleanup)
+    decorator = PipelineDecorator(
+        name=name,
+        dynamic=dynamic,
+        capture=capture,
+        cache=cache,
+        materializers=materializers,
+        on_init=on_init,
+        on_cleanup=on_cleanup,
+    )
     return decorator if fn is None else decorator.make(fn, caller_names())
 
 
@@ -103,17 +119,24 @@ class PipelineDecorator:
         name: str | None,
         dynamic: bool,
         capture: Capture | None,
+        cache: Cache | bool,
+        materializers: Sequence[Materializer[Any]],
         on_init: Callable[[], Any] | None,
         on_cleanup: Callable[..., Any] | None,
     ) -> None:
         if not isinstance(cast(object, capture or Capture()), Capture):
             raise DefinitionError(f"@pipeline: capture must be a Capture(...), not {capture!r}")
+        for materializer in cast(Sequence[object], materializers):
+            if not isinstance(materializer, Materializer):
+                raise DefinitionError(f"@pipeline: materializers must be Materializer objects, not {materializer!r}")
         for option, hook in (("on_init", on_init), ("on_cleanup", on_cleanup)):
             if hook is not None and not callable(hook):
                 raise DefinitionError(f"@pipeline: {option} must be a function, not {hook!r}")
         self._name = name
         self._dynamic = dynamic
         self._capture = capture or Capture()
+        self._cache = cache_policy(cache, "@pipeline")
+        self._materializers = tuple(materializers)
         self._on_init = on_init
         self._on_cleanup = on_cleanup
 
@@ -138,6 +161,8 @@ class PipelineDecorator:
             "doc": inspect.getdoc(fn),
             "parameters_list": parameters,
             "capture": self._capture,
+            "cache": self._cache,
+            "materializers": self._materializers,
             "on_init": self._on_init,
             "on_cleanup": self._on_cleanup,
             "signature": inspect.signature(fn),

@@ -10,14 +10,18 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic_core import core_schema
 
 from pipeserve.errors import DefinitionError, InvalidParametersError
 from pipeserve.sdk.arguments import describe_argument
 from pipeserve.sdk.definition import Parameter, PipelineDefinition
+
+_PYDANTICS_OWN = frozenset(get_args(core_schema.ErrorType)) - {"value_error", "assertion_error"}
+"""Errors whose words are pydantic's, and not a validator's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,10 @@ class ParametersModel:
             if target.step is not None and target.parameter not in taken and having[target.parameter] == 1
         ]
 
+    def places(self) -> dict[str, tuple[str | None, str]]:
+        """What each key of a request sets: the step, None for the pipeline itself, and its parameter."""
+        return {target.key: (target.step, target.parameter) for target in self._targets.values()}
+
     def validate(self, raw: Mapping[str, Any]) -> BoundParameters:
         """Validate JSON values. Raises InvalidParametersError, naming every unknown, missing and mistyped key."""
         try:
@@ -141,16 +149,31 @@ class ParametersModel:
         errors: list[dict[str, Any]] = []
         for item in error.errors(include_url=False, include_context=False, include_input=False):
             location = [str(part) for part in item["loc"][skip:]]
-            name = ".".join(location) or "parameters"
             kind: str = item["type"]
+            location, told = self._visible(location, kind)
+            name = ".".join(location) or "parameters"
             if kind == "extra_forbidden" and len(location) == 1:
                 kind, detail = "unknown", self._unknown(location[0])
             elif kind == "missing":
                 detail = f"parameter {name!r} is missing"
+            elif not told:
+                detail = f"parameter {name!r} is not valid ({kind})"
             else:
                 detail = f"parameter {name!r}: {item['msg']}"
             errors.append({"name": name, "type": kind, "detail": detail})
         return InvalidParametersError("; ".join(item["detail"] for item in errors), errors=errors)
+
+    def _visible(self, location: list[str], kind: str) -> tuple[list[str], bool]:
+        """Where an error may be said to be, and whether its words may be repeated: not if they may hold a masked value.
+
+        Pydantic's own words never do. A validator's are its author's, and a key of a masked dict stands in a location.
+        """
+        masked = self._definition.masked
+        parts = masked.keys.get(location[0]) if masked is not None and location else None
+        if parts is None:
+            return location, True
+        visible, inside = parts.visible(location[1:])
+        return [location[0], *visible], kind in _PYDANTICS_OWN and not inside
 
     def _unknown(self, key: str) -> str:
         keys = [target.key for target in self._targets.values()]

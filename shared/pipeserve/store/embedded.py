@@ -123,6 +123,7 @@ class EmbeddedStore:
         self.socket.unlink(missing_ok=True)
         process = ValkeyProcess(find_server(), self.directory, self.socket)
         process.start()
+        self._process = process  # at once: if this is cancelled, and again while it stops the server, close() stops it
         deadline = time.monotonic() + START_TIMEOUT
         try:
             while not await self._answers():
@@ -131,8 +132,8 @@ class EmbeddedStore:
                 await asyncio.sleep(0.01)
         except BaseException:
             await process.stop()
+            self._process = None
             raise
-        self._process = process
 
     async def _end_orphan(self) -> None:
         """A server without a holder: its starter was killed, and the server is dying or (not on Linux) left over."""

@@ -9,6 +9,8 @@ key                     type      content
 ======================  ========  ==============================================================================
 ``job:<id>``            hash      the job's record
 ``events:<id>``         stream    its log, entry ids ``<seq>-0``, one field ``d``: the event's body
+``attachments:<id>``    hash      its visualizations: index → a line of JSON, then the data; lives as long as the record
+``checkpoints:<id>``    hash      results of its durable steps: step call → record; gone when the job has ended
 ``queue``               zset      ids that wait; score: when due, in ms with a fraction, so that order is strict
 ``running``             zset      ids that an owner holds; score: end of the lease, in ms
 ``wake``                list      tokens that idle workers block on; a hint, never the record
@@ -16,11 +18,14 @@ key                     type      content
 ``status:<status>``     zset      the same, by status
 ``labels``              hash      id → labels as JSON, for jobs that have some
 ``expiring``            zset      ``<status>:<id>`` of finished jobs by the ms at which their record expires
-``totals``              hash      counters over the deployment's life
+``totals``              hash      ends and seconds over the deployment's life
+``counters``            hash      what its runs counted, over the deployment's life
 ``latency``             hash      ``<kind>:<bucket>`` → observations
 ``workers``             zset      ids of worker processes by the ms at which their record expires
 ``worker:<id>``         string    one worker process, as JSON
 ``heard``               string    ``<last>:<until>`` in ms: when an owner last spoke, and since when reaping rests
+``cache:<key>``         string    a step result that all processes share
+``caches``              hash      process → ``<when told, in ms>:<entries>:<bytes>`` of its step cache
 ======================  ========  ==============================================================================
 
 arq names its keys itself, without a tag: ``arq:job:<id>``, ``arq:retry:<id>``, ``arq:in-progress:<id>``,
@@ -43,6 +48,8 @@ FIGURES_TTL = 400 * 86_400
 INDEX_GRACE = 3_600
 """Seconds by which the indexes outlive the last record, once a deployment has no live job."""
 HEARD_TTL = 86_400
+CACHES_TTL = 30
+"""Seconds for which it counts what a process told of its step cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +65,10 @@ _OURS = r"^pipeserve:\{[^}]+\}:"
 
 IMMORTAL: tuple[Immortal, ...] = (
     Immortal(
-        re.compile(_OURS + r"(job|events):(?P<job_id>.+)$"),
+        re.compile(_OURS + r"(job|events|attachments|checkpoints):(?P<job_id>.+)$"),
         "job is live",
-        "An accepted job is kept until it has finished, however long it waits. Finishing sets a time to live.",
+        "An accepted job is kept until it has finished, however long it waits. Finishing sets a time to live, and "
+        "deletes the checkpoints.",
     ),
     Immortal(
         re.compile(_OURS + r"(queue|running|status:(pending|running|canceling))$"),
@@ -132,6 +140,23 @@ class Keys:
     def events(self, job_id: str) -> str:
         """A job's log. The channel that announces its entries has the same name (channels are no keys)."""
         return f"{self.prefix}events:{job_id}"
+
+    def attachments(self, job_id: str) -> str:
+        """A job's visualizations."""
+        return f"{self.prefix}attachments:{job_id}"
+
+    def checkpoints(self, job_id: str) -> str:
+        """The results of a live job's durable steps."""
+        return f"{self.prefix}checkpoints:{job_id}"
+
+    def cache(self, key: str) -> str:
+        """A shared step result."""
+        return f"{self.prefix}cache:{key}"
+
+    @property
+    def caches(self) -> str:
+        """The hash of what processes told of their step caches."""
+        return self.prefix + "caches"
 
     @property
     def cancel_channel(self) -> str:

@@ -117,7 +117,7 @@ class RedisLedger:
         with self._remembered(job_id, _Unconfirmed(attempt, written, (), "")):
             finished = await finish(self._scope, job_id, attempt, bodies[len(written) :], view, outcome)
         if finished is Finished.STALE:
-            raise _stale(job_id, attempt)
+            raise StaleAttemptError.of(job_id, attempt)
         return finished is Finished.WRITTEN
 
     async def release(self, owner: str, *, lost: bool) -> int:
@@ -140,7 +140,7 @@ class RedisLedger:
     async def _append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, batch: str) -> int:
         seq = await append(self._scope, job_id, attempt, bodies, view, batch)
         if seq is None:
-            raise _stale(job_id, attempt)
+            raise StaleAttemptError.of(job_id, attempt)
         return seq
 
     @contextmanager
@@ -165,7 +165,3 @@ class RedisLedger:
             if replies[2 * at]
         ]
         return [job for job in jobs if job is not None]
-
-
-def _stale(job_id: str, attempt: int) -> StaleAttemptError:
-    return StaleAttemptError(f"job {job_id}: attempt {attempt} no longer owns it; nothing was written")

@@ -8,9 +8,9 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from pipeserve.runtime.ports import ServiceFigures
+from pipeserve.runtime.ports import CacheGauges, ServiceFigures
 from pipeserve.store.engine import masked
-from pipeserve.store.scripts.figures import figures
+from pipeserve.store.scripts.figures import figures, tell_cache
 from pipeserve.store.scripts.prelude import Scope
 
 OLDEST_SERVER = (6, 2)
@@ -26,6 +26,10 @@ class RedisOperations:
     async def figures(self) -> ServiceFigures:
         """The whole service's figures. Raises StoreUnavailableError."""
         return await figures(self._scope)
+
+    async def tell_cache(self, owner: str, gauges: CacheGauges) -> None:
+        """How full the step cache of process ``owner`` is; forgotten after 30 seconds. Raises StoreUnavailableError."""
+        await tell_cache(self._scope, owner, gauges)
 
     async def check(self) -> list[str]:
         """What makes this store unfit to keep jobs, in sentences. Raises StoreUnavailableError.

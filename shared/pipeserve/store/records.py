@@ -66,6 +66,7 @@ class _Record:
             self.unreadable = self.unreadable or ["status, created_at"]
             return None
         total_steps = self._get("total_steps", lambda value: int(value) if value else None, None)
+        result = self._get("outputs", _object, None)
         return Job(
             job_id=job_id,
             run_id=job_id,
@@ -73,7 +74,7 @@ class _Record:
             status=status,
             pipeline_name=self._get("pipeline_name", bytes.decode, ""),
             deployment_id=self._get("deployment_id", bytes.decode, ""),
-            parameters=self._get("parameters", _object, None) if self._fields.get(b"keep_parameters") == b"1" else None,
+            parameters=self._parameters(),
             labels=self._get("labels", _LABELS.validate_json, dict[str, str]()),
             created_at=created_at,
             started_at=self._get("started_at", _moment, None),
@@ -85,13 +86,19 @@ class _Record:
             progress=self._get("progress", Progress.model_validate_json, Progress(total_steps=total_steps)),
             steps=self._get("steps", _STEPS.validate_json, list[StepReport]()),
             queue_position=queue_position if status is JobStatus.PENDING else None,
-            outputs=self._get("outputs", _object, None),
+            outputs=self._get("shown_outputs", _object, None) if b"shown_outputs" in self._fields else result,
+            result=result,
             error=self._get("error", Problem.model_validate_json, None),
             canceled_by=self._get("canceled_by", bytes.decode, None),
             cancel_reason=self._get("cancel_reason", bytes.decode, None),
             last_seq=self._get("last_seq", int, 0),
             links=Links.of(job_id),
         )
+
+    def _parameters(self) -> dict[str, Any] | None:
+        if b"shown_parameters" in self._fields:
+            return self._get("shown_parameters", _object, None)
+        return self._get("parameters", _object, None) if self._fields.get(b"keep_parameters") == b"1" else None
 
     def _get(self, name: str, parse: Callable[[bytes], _T], default: _D) -> _T | _D:
         value = self._fields.get(name.encode())

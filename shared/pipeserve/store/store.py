@@ -9,6 +9,8 @@ from typing import Self
 from arq.connections import ArqRedis
 
 from pipeserve.settings import StoreSettings
+from pipeserve.store.attachments import RedisAttachments
+from pipeserve.store.checkpoints import RedisCheckpoints
 from pipeserve.store.connection import Connection, connect
 from pipeserve.store.deployments import RedisDeployments
 from pipeserve.store.embedded import start_embedded
@@ -18,6 +20,7 @@ from pipeserve.store.keys import Keys
 from pipeserve.store.ledger import RedisLedger
 from pipeserve.store.operations import RedisOperations
 from pipeserve.store.scripts.prelude import Scope
+from pipeserve.store.shared_cache import RedisSharedCache
 from pipeserve.store.signals import RedisCancelSignals
 
 
@@ -37,6 +40,9 @@ class DeploymentStore:
         self.log = RedisEventLog(connection, self.keys, self.hub)
         self.signals = RedisCancelSignals(connection, self.keys, self.hub)
         self.operations = RedisOperations(scope, embedded=embedded)
+        self.attachments = RedisAttachments(scope)
+        self.checkpoints = RedisCheckpoints(scope)
+        self.cache = RedisSharedCache(connection, self.keys)
 
     async def __aenter__(self) -> Self:
         await self.hub.__aenter__()

@@ -3,24 +3,31 @@
 For tests, and for pipelines that run without a store. Use it from one event loop.
 """
 
+from pipeserve.runtime.memory.attachments import MemoryAttachments
+from pipeserve.runtime.memory.checkpoints import MemoryCheckpoints
 from pipeserve.runtime.memory.event_log import MemoryCancelSignals, MemoryEventLog
 from pipeserve.runtime.memory.ledger import MemoryLedger
 from pipeserve.runtime.memory.operations import MemoryOperations
 from pipeserve.runtime.memory.registry import MemoryDeployments
+from pipeserve.runtime.memory.shared_cache import MemorySharedCache
 from pipeserve.runtime.memory.state import Clock, MemoryState
 
 __all__ = [
+    "MemoryAttachments",
     "MemoryCancelSignals",
+    "MemoryCheckpoints",
     "MemoryDeployments",
     "MemoryEventLog",
     "MemoryLedger",
     "MemoryOperations",
+    "MemorySharedCache",
     "MemoryStore",
 ]
 
 
 class MemoryStore:
-    """One deployment's ``ledger``, ``log``, ``signals`` and ``operations``, and a ``registry``.
+    """One deployment's ``ledger``, ``log``, ``signals``, ``operations``, ``attachments``, ``checkpoints`` and shared
+    ``cache``, and a ``registry``.
 
     ``clock`` gives Unix time in seconds: leases, ages and lifetimes follow it, so a test can move it.
     ``lease_seconds``, ``max_queue_size``, ``result_ttl`` and ``event_log_max`` mean what the settings so named mean.
@@ -46,4 +53,7 @@ class MemoryStore:
         self.log = MemoryEventLog(state)
         self.signals = MemoryCancelSignals(state)
         self.operations = MemoryOperations(state)
+        self.attachments = MemoryAttachments(state)
+        self.checkpoints = MemoryCheckpoints(state)
+        self.cache = MemorySharedCache(state.clock)
         self.registry = MemoryDeployments()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -54,6 +55,8 @@ class MemoryLedger:
             record.created_at = run.created_at
             record.attempt, record.started_at, record.worker = 1, run.started_at, run.owner
             bodies = run.bodies[record.last_seq :]  # only its owner numbers a synchronous run's events
+            if run.job.keep_events:
+                record.attachments |= {attachment.index: attachment for attachment in run.attachments}
             self._end(record, bodies, run.view, run.outcome, run.completed_at)
 
     async def get(self, job_id: str) -> Job | None:
@@ -125,6 +128,7 @@ class MemoryLedger:
                 timeout=record.new.timeout,
                 created_at=record.created_at,
                 claimed_at=now,
+                cache=record.new.cache,
             )
             for record in queue[:limit]
         ]
@@ -152,7 +156,7 @@ class MemoryLedger:
         """Add events to the job's log and update its view. Returns the last number. Raises StaleAttemptError."""
         record = self._state.get(job_id)
         if record is None or not record.owned_by_attempt(attempt):
-            raise _stale(job_id, attempt)
+            raise StaleAttemptError.of(job_id, attempt)
         _write(record, bodies, view)
         return record.last_seq
 
@@ -163,11 +167,11 @@ class MemoryLedger:
         """
         record = self._state.get(job_id)
         if record is None or record.attempt != attempt:
-            raise _stale(job_id, attempt)
+            raise StaleAttemptError.of(job_id, attempt)
         if record.status is outcome.status and record.execution_time is not None:
             return True  # a repetition: this attempt has ended it so before
         if not record.held:
-            raise _stale(job_id, attempt)
+            raise StaleAttemptError.of(job_id, attempt)
         if record.status is JobStatus.CANCELING and outcome.status is not JobStatus.CANCELED:
             return False
         self._end(record, bodies, view, outcome, None)
@@ -191,7 +195,7 @@ class MemoryLedger:
         self, record: Record, bodies: Sequence[bytes], view: RunView, outcome: Outcome, completed_at: float | None
     ) -> None:
         _write(record, bodies, view)
-        record.outputs, record.error = outcome.outputs, outcome.error
+        record.outputs, record.shown_outputs, record.error = outcome.outputs, outcome.shown_outputs, outcome.error
         record.execution_time = outcome.execution_time
         if record.canceled_by is None:
             record.canceled_by = outcome.canceled_by
@@ -199,10 +203,13 @@ class MemoryLedger:
             record.cancel_reason = outcome.cancel_reason
         for kind, seconds in outcome.latencies.items():
             self._state.observe(kind, list(seconds))
+        for name, value in outcome.counters.items():
+            self._state.count(name, value)
         self._state.end(record, outcome.status, outcome.terminal_event, completed_at=completed_at)
 
     def _view(self, record: Record) -> Job:
         new, pending = record.new, record.status is JobStatus.PENDING
+        result = object_or_none(record, "outputs", record.outputs)
         return Job(
             job_id=record.job_id,
             run_id=record.job_id,
@@ -210,7 +217,7 @@ class MemoryLedger:
             status=record.status,
             pipeline_name=new.pipeline_name,
             deployment_id=new.deployment_id,
-            parameters=object_or_none(record, "parameters", record.parameters) if new.keep_parameters else None,
+            parameters=_parameters(record),
             labels=dict(new.labels),
             created_at=datetime.fromtimestamp(record.created_at, UTC),
             started_at=_moment(record.started_at),
@@ -226,7 +233,12 @@ class MemoryLedger:
             ),
             steps=[] if record.steps is None else _STEPS.validate_json(record.steps),
             queue_position=self._state.queue().index(record) if pending else None,
-            outputs=object_or_none(record, "outputs", record.outputs),
+            outputs=(
+                result
+                if record.shown_outputs is None
+                else object_or_none(record, "shown_outputs", record.shown_outputs)
+            ),
+            result=result,
             error=record.error,
             canceled_by=record.canceled_by,
             cancel_reason=record.cancel_reason,
@@ -244,6 +256,12 @@ def _write(record: Record, bodies: Sequence[bytes], view: RunView) -> None:
         record.add(body)
 
 
+def _parameters(record: Record) -> dict[str, Any] | None:
+    if record.shown_parameters is not None:
+        return object_or_none(record, "shown_parameters", record.shown_parameters)
+    return object_or_none(record, "parameters", record.parameters) if record.keeps_parameters else None
+
+
 def _position(cursor: str) -> tuple[float, str]:
     created_at, _, job_id = cursor.partition(":")
     try:
@@ -257,7 +275,3 @@ def _position(cursor: str) -> tuple[float, str]:
 
 def _moment(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
-
-
-def _stale(job_id: str, attempt: int) -> StaleAttemptError:
-    return StaleAttemptError(f"job {job_id}: attempt {attempt} no longer owns it; nothing was written")

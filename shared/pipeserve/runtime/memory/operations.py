@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.memory.state import MemoryState
-from pipeserve.runtime.ports import Percentiles, ServiceFigures
+from pipeserve.runtime.ports import CacheGauges, Percentiles, ServiceFigures
 
 
 class MemoryOperations:
@@ -22,6 +22,7 @@ class MemoryOperations:
         state = self._state
         queue = state.queue()
         statuses = Counter(record.status for record in state.all())
+        caches = state.told_caches()
         return ServiceFigures(
             completed=state.ended[JobStatus.COMPLETED],
             failed=state.ended[JobStatus.FAILED],
@@ -33,7 +34,13 @@ class MemoryOperations:
             last_execution=state.last_execution,
             latency={kind: percentiles(seconds) for kind, seconds in state.latencies.items()},
             workers=(),
+            counters=dict(state.counters),
+            cache=CacheGauges(sum(cache.entries for cache in caches), sum(cache.bytes for cache in caches)),
         )
+
+    async def tell_cache(self, owner: str, gauges: CacheGauges) -> None:
+        """How full the step cache of process ``owner`` is; forgotten after 30 seconds."""
+        self._state.caches[owner] = (self._state.clock(), gauges)
 
     async def check(self) -> list[str]:
         """Nothing: whoever uses this store knows that it forgets."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from pydantic_core import from_json
@@ -15,13 +16,15 @@ from pydantic_core import from_json
 from pipeserve.errors import JobCanceledError, Problem, WorkerLostError
 from pipeserve.events import Event, EventType, encode_body
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import LogEntry, NewJob
+from pipeserve.runtime.ports import Attachment, CacheGauges, LogEntry, NewJob
 
 logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 MOST_LATENCIES = 10_000
 """Newest observations of each kind that percentiles are taken from."""
+GAUGES_TTL = 30.0
+"""Seconds for which it counts what a process told of its step cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,11 +32,13 @@ class Record:
     """One job."""
 
     new: NewJob
+    """What was known of it at first, without its parameters."""
     sync: bool
     status: JobStatus
     created_at: float
     events: deque[LogEntry]
     parameters: bytes | None
+    shown_parameters: bytes | None
     attempt: int = 0
     lost: int = 0
     owner: str | None = None
@@ -46,12 +51,15 @@ class Record:
     progress: bytes | None = None
     steps: bytes | None = None
     outputs: bytes | None = None
+    shown_outputs: bytes | None = None
     error: Problem | None = None
     canceled_by: str | None = None
     cancel_reason: str | None = None
     last_seq: int = 0
     told_unreadable: bool = False
     followers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
+    attachments: dict[int, Attachment] = field(default_factory=dict[int, Attachment])
+    checkpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
     @property
     def job_id(self) -> str:
@@ -62,6 +70,11 @@ class Record:
     def held(self) -> bool:
         """Whether an owner has it."""
         return self.status in (JobStatus.RUNNING, JobStatus.CANCELING)
+
+    @property
+    def keeps_parameters(self) -> bool:
+        """Whether its true parameters are shown, and so outlive the run."""
+        return self.new.keep_parameters and self.shown_parameters is None
 
     @property
     def order(self) -> tuple[float, str]:
@@ -81,7 +94,7 @@ class Record:
 
 
 class MemoryState:
-    """All jobs of one deployment, and the counters over its life."""
+    """All jobs of one deployment, the counters over its life, and what its processes tell."""
 
     def __init__(
         self,
@@ -104,6 +117,8 @@ class MemoryState:
         self.execution_seconds = 0.0
         self.last_execution: float | None = None
         self.latencies: dict[str, deque[float]] = {}
+        self.counters: dict[str, float] = {}
+        self.caches: dict[str, tuple[float, CacheGauges]] = {}
 
     def get(self, job_id: str) -> Record | None:
         """The record, unless it has expired."""
@@ -124,14 +139,18 @@ class MemoryState:
 
     def create(self, job: NewJob, status: JobStatus, created_at: float, *, sync: bool) -> Record:
         """A new record, as yet without events."""
+        shown = job.shown_parameters if job.keep_parameters else None
         record = Record(
-            new=job,
+            new=replace(job, parameters=b"", shown_parameters=None),
             sync=sync,
             status=status,
             created_at=created_at,
             events=deque(maxlen=self.event_log_max),
-            parameters=job.parameters if job.keep_parameters or not sync else None,
+            parameters=None,
+            shown_parameters=shown,
         )
+        if record.keeps_parameters or not sync:
+            record.parameters = job.parameters
         self.records[job.job_id] = record
         return record
 
@@ -158,7 +177,8 @@ class MemoryState:
         record.completed_at = self.clock() if completed_at is None else completed_at
         record.expires_at = self.clock() + self.result_ttl
         record.owner = None
-        if not record.new.keep_parameters:
+        record.checkpoints.clear()
+        if not record.keeps_parameters:
             record.parameters = None
         name = status if status in (JobStatus.COMPLETED, JobStatus.CANCELED) else JobStatus.FAILED
         self.ended[name] += 1
@@ -201,6 +221,17 @@ class MemoryState:
     def observe(self, kind: str, seconds: list[float]) -> None:
         """Count latencies."""
         self.latencies.setdefault(kind, deque(maxlen=MOST_LATENCIES)).extend(seconds)
+
+    def count(self, name: str, value: float) -> None:
+        """Add to a counter, unless ``value`` is no finite number."""
+        if value and math.isfinite(value):
+            self.counters[name] = self.counters.get(name, 0.0) + value
+
+    def told_caches(self) -> list[CacheGauges]:
+        """What processes told of their step caches of late; what is older is forgotten."""
+        oldest = self.clock() - GAUGES_TTL
+        self.caches = {owner: told for owner, told in self.caches.items() if told[0] >= oldest}
+        return [gauges for _, gauges in self.caches.values()]
 
 
 def object_or_none(record: Record, name: str, value: bytes | None) -> dict[str, Any] | None:

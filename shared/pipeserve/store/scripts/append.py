@@ -20,7 +20,7 @@ _APPEND = script(
 local id, attempt, batch = arg(1), arg(2), arg(3)
 local key = job_key(id)
 local job = call('HMGET', key, 'status', 'attempt', 'keep_events', 'last_seq', 'batch')
-if (job[1] ~= 'running' and job[1] ~= 'canceling') or job[2] ~= attempt then return -1 end
+if not owns(job[1], job[2], attempt) then return -1 end
 if job[5] == batch or job[3] == '0' then return tonumber(job[4]) end
 call('HSET', key, 'batch', batch)
 set_view(key, arg(4), arg(5))

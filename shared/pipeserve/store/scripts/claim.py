@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pipeserve.runtime.ports import Claim
+from pipeserve.runtime.ports import CacheUse, Claim
 from pipeserve.store.scripts.prelude import Scope, script
+
+_CACHE_USES: dict[bytes | None, CacheUse] = {b"no-cache": "no-cache", b"no-store": "no-store"}
 
 HEARD = """
 -- Notes that an owner spoke. After a silence of a lease's length the store itself was away, or nobody was there to
@@ -39,7 +41,7 @@ while #claims < limit do
     call('ZREM', QUEUE, id)
     local key = job_key(id)
     local job = call('HMGET', key, 'status', 'deployment_id', 'run_name', 'parameters', 'timeout', 'created_at',
-      'started_at')
+      'started_at', 'cache')
     if job[1] == 'pending' then
       local attempt = call('HINCRBY', key, 'attempt', 1)
       call('ZADD', RUNNING, now_ms + LEASE, id)
@@ -51,7 +53,7 @@ while #claims < limit do
         call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000,
           '{"t":null,"f":"@JOB_FUNCTION@","a":[],"k":{},"et":'..int(created_ms(job[6]))..'}')
       end
-      claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6]}
+      claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8]}
     end
   end
 end
@@ -75,6 +77,7 @@ async def claim(scope: Scope, owner: str, limit: int) -> tuple[list[Claim], floa
             timeout=float(timeout) if timeout else None,
             created_at=int(created_at) / 1e6,
             claimed_at=claimed_at,
+            cache=_CACHE_USES.get(cache, "use"),
         )
-        for job_id, attempt, deployment_id, run_name, parameters, timeout, created_at in claims
+        for job_id, attempt, deployment_id, run_name, parameters, timeout, created_at, cache in claims
     ], float(next_due) if next_due else None

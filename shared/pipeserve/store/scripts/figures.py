@@ -1,4 +1,4 @@
-"""The whole service's figures in one round trip."""
+"""The whole service's figures in one round trip, and what its processes tell for them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,44 @@ from typing import Any
 import orjson
 
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import ServiceFigures, WorkerInfo
+from pipeserve.runtime.ports import CacheGauges, ServiceFigures, WorkerInfo
 from pipeserve.store.latency import percentiles
 from pipeserve.store.scripts.prelude import Scope, script
 
 _STATUSES = tuple(status.value for status in JobStatus)
 
-_FIGURES = script("""
+_CACHES = """
+local CACHES = P..'caches'
+-- What processes told of late, as the moment, entries and bytes; what is older is forgotten.
+local function caches()
+  local told = {}
+  local flat = call('HGETALL', CACHES)
+  for at = 1, #flat, 2 do
+    local moment, entries, bytes = string.match(flat[at + 1], '^(%d+):(%d+):(%d+)$')
+    if moment and now_ms - tonumber(moment) <= @CACHES_TTL@ * 1000 then
+      told[#told + 1] = {entries, bytes}
+    else
+      call('HDEL', CACHES, flat[at])
+    end
+  end
+  return told
+end
+"""
+
+_TELL_CACHE = script(
+    _CACHES
+    + """
+local owner, entries, bytes = unpack(ARGV, 4)
+call('HSET', CACHES, owner, int(now_ms)..':'..entries..':'..bytes)
+call('EXPIRE', CACHES, @CACHES_TTL@)
+caches()
+return 1
+"""
+)
+
+_FIGURES = script(
+    _CACHES
+    + """
 prune(1000)
 local counts = {}
 for at = 4, #ARGV do counts[#counts + 1] = call('ZCARD', status_key(ARGV[at])) end
@@ -24,8 +55,10 @@ end
 local oldest = call('ZRANGEBYSCORE', QUEUE, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 1)
 local age = 0
 if oldest[2] then age = now_ms - tonumber(oldest[2]) end
-return {call('HGETALL', P..'totals'), call('HGETALL', P..'latency'), counts, call('ZCARD', QUEUE), int(age), workers}
-""")
+return {call('HGETALL', P..'totals'), call('HGETALL', P..'latency'), counts, call('ZCARD', QUEUE), int(age), workers,
+  call('HGETALL', P..'counters'), caches()}
+"""
+)
 
 
 def _pairs(flat: list[bytes]) -> dict[str, bytes]:
@@ -52,4 +85,13 @@ async def figures(scope: Scope) -> ServiceFigures:
         last_execution=int(totals["last_execution"]) / 1e6 if "last_execution" in totals else None,
         latency={kind: percentiles(buckets) for kind, buckets in histograms.items()},
         workers=[WorkerInfo(**worker) for worker in workers],
+        counters={name: float(total) for name, total in _pairs(reply[6]).items()},
+        cache=CacheGauges(
+            entries=sum(int(entries) for entries, _ in reply[7]), bytes=sum(int(size) for _, size in reply[7])
+        ),
     )
+
+
+async def tell_cache(scope: Scope, owner: str, gauges: CacheGauges) -> None:
+    """As ``Operations.tell_cache``."""
+    await scope.run(_TELL_CACHE, owner, gauges.entries, gauges.bytes)

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
 
 import orjson
 
 from pipeserve.runtime.ports import Outcome, RunView
 from pipeserve.store.latency import histogram
-from pipeserve.store.scripts.append import VIEW
-from pipeserve.store.scripts.prelude import Scope, script
+from pipeserve.store.scripts.prelude import Scope, packed, script
 
-CANCELER = """
--- What the cancel script has noted rules; an owner that was asked directly tells it with the run's end.
-local function set_canceler(key, by, reason)
-  if by ~= '' then call('HSETNX', key, 'canceled_by', by) end
-  if reason ~= '' then call('HSETNX', key, 'cancel_reason', reason) end
-end
-"""
-
-# Arguments: id, attempt, status, terminal event, seconds, outputs, error, progress, steps, who canceled, why, number of
-# bodies, the bodies, then the latencies.
-_FINISH = script(
-    VIEW
-    + CANCELER
-    + """
-local id, attempt, status = arg(1), arg(2), arg(3)
+_FINISH = script("""
+local id, attempt, status, terminal_event, seconds, result, view, bodies, canceled_by, cancel_reason, latencies,
+  counters = unpack(ARGV, 4)
 local key = job_key(id)
 local job = call('HMGET', key, 'status', 'attempt', 'keep_events', 'execution_time')
 if job[2] ~= attempt then return 0 end
@@ -35,20 +22,18 @@ if job[1] == status and TERMINAL[status] and job[4] then return 2 end
 if job[1] ~= 'running' and job[1] ~= 'canceling' then return 0 end
 if job[1] == 'canceling' and status ~= 'canceled' then return 1 end
 call('DEL', 'arq:job:'..id)
-local bodies = tonumber(arg(12))
 if job[3] == '1' then
-  set_view(key, arg(8), arg(9))
-  for at = 13, 12 + bodies do add_event(id, arg(at)) end
+  result = result..view
+  for _, body in ipairs(unpacked(bodies)) do add_event(id, body) end
 end
-call('HSET', key, 'execution_time', arg(5))
-if arg(6) ~= '' then call('HSET', key, 'outputs', arg(6)) end
-if arg(7) ~= '' then call('HSET', key, 'error', arg(7)) end
-set_canceler(key, arg(10), arg(11))
-end_job(id, job[1], status, arg(4), arg(5))
-count_latencies(16 + bodies)
+call('HSET', key, 'execution_time', seconds, unpack(unpacked(result)))
+-- What the cancel script has noted rules; an owner that was asked directly tells it with the run's end.
+if canceled_by ~= '' then call('HSETNX', key, 'canceled_by', canceled_by) end
+if cancel_reason ~= '' then call('HSETNX', key, 'cancel_reason', cancel_reason) end
+end_job(id, job[1], status, terminal_event, seconds)
+count(latencies, counters)
 return 2
-"""
-)
+""")
 
 
 class Finished(IntEnum):
@@ -59,32 +44,43 @@ class Finished(IntEnum):
     WRITTEN = 2
 
 
-def outcome_arguments(bodies: Sequence[bytes], view: RunView, outcome: Outcome) -> tuple[Any, ...]:
-    """From the status on, as ``finish`` and ``record`` read them."""
-    return (
-        outcome.status.value,
-        outcome.terminal_event,
-        repr(float(outcome.execution_time)),
-        outcome.outputs or b"",
-        b"" if outcome.error is None else orjson.dumps(outcome.error.as_dict()),
-        view.progress or b"",
-        view.steps or b"",
-        outcome.canceled_by or "",
-        outcome.cancel_reason or "",
-        len(bodies),
-        *bodies,
-        *latency_arguments(outcome.latencies),
-    )
+def result_fields(outcome: Outcome) -> list[str | bytes]:
+    """What the record shows of a run's end, name and value in turn."""
+    fields: list[str | bytes] = []
+    if outcome.outputs is not None:
+        fields += ("outputs", outcome.outputs)
+    if outcome.shown_outputs is not None:
+        fields += ("shown_outputs", outcome.shown_outputs)
+    if outcome.error is not None:
+        fields += ("error", orjson.dumps(outcome.error.as_dict()))
+    return fields
 
 
-def latency_arguments(latencies: Mapping[str, Sequence[float]]) -> list[Any]:
-    """Triples: kind, bucket, count."""
-    return [
+def view_fields(view: RunView) -> list[str | bytes]:
+    """What the record shows of a run's course, name and value in turn."""
+    fields: list[str | bytes] = []
+    if view.progress is not None:
+        fields += ("progress", view.progress)
+    if view.steps is not None:
+        fields += ("steps", view.steps)
+    return fields
+
+
+def latency_counts(latencies: Mapping[str, Sequence[float]]) -> bytes:
+    """``<kind>:<bucket>`` and how many, in turn."""
+    return packed(
         part
         for kind, values in latencies.items()
         for bucket, count in histogram(values).items()
-        for part in (kind, bucket, count)
-    ]
+        for part in (f"{kind}:{bucket}", count)
+    )
+
+
+def counter_sums(counters: Mapping[str, float]) -> bytes:
+    """Names and what to add to them, in turn. What is no finite number is left out: the server would refuse it."""
+    return packed(
+        part for name, value in counters.items() if value and math.isfinite(value) for part in (name, float(value))
+    )
 
 
 async def finish(
@@ -94,5 +90,19 @@ async def finish(
 
     The same attempt ending in the same state again changes nothing, so a finish whose reply was lost can be repeated.
     """
-    code: int = await scope.run(_FINISH, job_id, attempt, *outcome_arguments(bodies, view, outcome))
+    code: int = await scope.run(
+        _FINISH,
+        job_id,
+        attempt,
+        outcome.status.value,
+        outcome.terminal_event,
+        repr(float(outcome.execution_time)),
+        packed(result_fields(outcome)),
+        packed(view_fields(view)),
+        packed(bodies),
+        outcome.canceled_by or "",
+        outcome.cancel_reason or "",
+        latency_counts(outcome.latencies),
+        counter_sums(outcome.counters),
+    )
     return Finished(code)

@@ -7,10 +7,14 @@ nulls.
 A full store (``noeviction``) refuses a script's first write if it is one that needs memory, and lets everything after
 a first write through. So the scripts that end or move jobs begin with a ``DEL`` or ``ZREM``: they work on a full
 store, which is how it gets room again. Submitting and appending begin with a write that is refused.
+
+A list among a script's arguments is one argument (:func:`packed`): so the others keep their places, and a long list
+costs the client less than as many arguments.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +40,25 @@ local function arg(n) return ARGV[n + 3] end
 local function int(x) return string.format('%.0f', x) end
 local function job_key(id) return P..'job:'..id end
 local function log_key(id) return P..'events:'..id end
+local function attachments_key(id) return P..'attachments:'..id end
+local function checkpoints_key(id) return P..'checkpoints:'..id end
 local function status_key(status) return P..'status:'..status end
 
 local clock = call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local now_ms = now_us / 1000
 local TERMINAL = {completed=true, failed=true, canceled=true, timed_out=true, expired=true}
+
+-- The parts of a packed list.
+local function unpacked(list)
+  local parts, at = {}, 1
+  while at <= #list do parts[#parts + 1], at = struct.unpack('>I4c0', list, at) end
+  return parts
+end
+
+local function owns(job_status, job_attempt, attempt)
+  return (job_status == 'running' or job_status == 'canceling') and job_attempt == attempt
+end
 
 -- Days since 1970 to a civil date: H. Hinnant, chrono-compatible low-level date algorithms.
 local function rfc3339()
@@ -121,15 +138,19 @@ local function count_end(status, started, seconds, ended_us)
   call('EXPIRE', totals, @FIGURES_TTL@)
 end
 
--- Latencies come as triples: kind, bucket, count.
-local function count_latencies(first)
-  for at = first, #ARGV, 3 do call('HINCRBY', P..'latency', ARGV[at]..':'..ARGV[at + 1], ARGV[at + 2]) end
-  if #ARGV >= first then call('EXPIRE', P..'latency', @FIGURES_TTL@) end
+-- Packed lists of names, each with what to add to it.
+local function count(latencies, counters)
+  local observed, counted = unpacked(latencies), unpacked(counters)
+  for at = 1, #observed, 2 do call('HINCRBY', P..'latency', observed[at], observed[at + 1]) end
+  if #observed > 0 then call('EXPIRE', P..'latency', @FIGURES_TTL@) end
+  for at = 1, #counted, 2 do call('HINCRBYFLOAT', P..'counters', counted[at], counted[at + 1]) end
+  if #counted > 0 then call('EXPIRE', P..'counters', @FIGURES_TTL@) end
 end
 
 local function record_expires(id, status)
   call('PEXPIRE', job_key(id), RESULT_TTL)
   call('PEXPIRE', log_key(id), RESULT_TTL)
+  call('PEXPIRE', attachments_key(id), RESULT_TTL)
   call('ZADD', P..'expiring', now_ms + RESULT_TTL, status..':'..id)
 end
 
@@ -143,6 +164,7 @@ local function end_job(id, from, to, terminal_event, seconds)
   move(id, from, to, job[1])
   call('HSET', key, 'completed_at', int(now_us))
   call('HDEL', key, 'owner', 'batch')
+  call('UNLINK', checkpoints_key(id))
   if job[3] == '0' then call('HDEL', key, 'parameters') end
   add_event(id, terminal_event)
   record_expires(id, to)
@@ -210,6 +232,7 @@ def script(body: str) -> Script:
         "@INDEX_GRACE@": str(names.INDEX_GRACE),
         "@FIGURES_TTL@": str(names.FIGURES_TTL),
         "@HEARD_TTL@": str(names.HEARD_TTL),
+        "@CACHES_TTL@": str(names.CACHES_TTL),
         "@ARQ_JOB_TTL@": str(names.ARQ_JOB_TTL),
         "@JOB_FUNCTION@": JOB_FUNCTION,
         "@JOB_ID_MARK@": JOB_ID_MARK,
@@ -220,6 +243,15 @@ def script(body: str) -> Script:
     }.items():
         source = source.replace(mark, value)
     return Script(source)
+
+
+def packed(parts: Iterable[bytes | str | float]) -> bytes:
+    """A list as one argument, each part after its length; ``unpacked`` in Lua reads it."""
+    pieces: list[bytes] = []
+    for part in parts:
+        value = part if isinstance(part, bytes) else str(part).encode()
+        pieces += (len(value).to_bytes(4, "big"), value)
+    return b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)

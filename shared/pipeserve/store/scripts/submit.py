@@ -9,57 +9,81 @@ import orjson
 
 from pipeserve.runtime.ports import NewJob
 from pipeserve.store.engine import job_blob
-from pipeserve.store.scripts.prelude import Scope, script
+from pipeserve.store.scripts.prelude import Scope, packed, script
 
 CREATE = """
--- Fields of a new record from arg(first) on; see new_job_arguments.
-local function create(id, first, mode, created_at, extra)
-  local key = job_key(id)
-  call('HSET', key, 'deployment_id', arg(first), 'pipeline_name', arg(first + 1), 'run_name', arg(first + 2),
-    'labels', arg(first + 4), 'timeout', arg(first + 5), 'total_steps', arg(first + 6), 'max_attempts', arg(first + 7),
-    'keep_parameters', arg(first + 8), 'keep_events', arg(first + 9), 'mode', mode, 'created_at', created_at,
-    'lost', 0, 'last_seq', 0, unpack(extra))
-  if mode == 'async' or arg(first + 8) == '1' then call('HSET', key, 'parameters', arg(first + 3)) end
+-- A new record with these fields (name and value in turn), and its places among all jobs.
+local function create(id, created_at, labels, fields)
+  call('HSET', job_key(id), 'created_at', created_at, unpack(fields))
   call('ZADD', P..'jobs', created_ms(created_at), id)
-  if arg(first + 4) ~= '{}' then call('HSET', P..'labels', id, arg(first + 4)) end
+  if labels ~= '' then call('HSET', P..'labels', id, labels) end
 end
 """
 
 _SUBMIT = script(
     CREATE
     + """
-local id, cap = arg(1), tonumber(arg(2))
+local id, labels, fields, cap, blob, keep_events = unpack(ARGV, 4)
 if call('EXISTS', job_key(id)) == 1 then return call('ZRANK', QUEUE, id) or 0 end
 local waiting = call('ZCARD', QUEUE)
-if waiting >= cap then return -1 end
+if waiting >= tonumber(cap) then return -1 end
 local idle = is_idle()
-local created_at = int(now_us)
-create(id, 4, 'async', created_at, {'status', 'pending', 'attempt', 0})
-call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000, arg(3))
+create(id, int(now_us), labels, unpacked(fields))
+call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000, blob)
 call('ZADD', status_key('pending'), now_ms, id)
 call('ZADD', QUEUE, now_ms, id)
 if idle then indexes_stay() end
-if arg(13) == '1' then add_event(id, event('job_queued', id, 0, '{"queue_position":'..waiting..'}')) end
+if keep_events == '1' then add_event(id, event('job_queued', id, 0, '{"queue_position":'..waiting..'}')) end
 wake()
 return waiting
 """
 )
 
 
-def new_job_arguments(job: NewJob) -> tuple[Any, ...]:
-    """The ten fields that ``create`` reads."""
-    return (
+def label_index(job: NewJob) -> bytes:
+    """The job's entry in the index of labels; empty where it needs none."""
+    return orjson.dumps(dict(job.labels)) if job.labels else b""
+
+
+def record_fields(job: NewJob, *, sync: bool) -> list[Any]:
+    """The fields of a new record, name and value in turn.
+
+    ``keep_parameters`` says of the field ``parameters`` that it outlives the run, which it does not where others are
+    shown in its place. A synchronous run has its parameters already, so what would not outlive it is never sent.
+    """
+    shown = job.shown_parameters if job.keep_parameters else None
+    kept = job.keep_parameters and shown is None
+    fields: list[Any] = [
+        "deployment_id",
         job.deployment_id,
+        "pipeline_name",
         job.pipeline_name,
+        "run_name",
         job.run_name,
-        job.parameters,
-        orjson.dumps(dict(job.labels)),
-        "" if job.timeout is None else repr(float(job.timeout)),
-        "" if job.total_steps is None else job.total_steps,
+        "max_attempts",
         job.max_attempts,
-        int(job.keep_parameters),
+        "keep_parameters",
+        int(kept),
+        "keep_events",
         int(job.keep_events),
-    )
+        "mode",
+        "sync" if sync else "async",
+        "lost",
+        0,
+    ]
+    if job.labels:
+        fields += ("labels", label_index(job))
+    if job.timeout is not None:
+        fields += ("timeout", float(job.timeout))
+    if job.cache != "use":
+        fields += ("cache", job.cache)
+    if job.total_steps is not None:
+        fields += ("total_steps", job.total_steps)
+    if kept or not sync:
+        fields += ("parameters", job.parameters)
+    if shown is not None:
+        fields += ("shown_parameters", shown)
+    return fields
 
 
 async def submit(scope: Scope, job: NewJob, max_queue_size: int) -> int | None:
@@ -67,6 +91,9 @@ async def submit(scope: Scope, job: NewJob, max_queue_size: int) -> int | None:
 
     The same id again changes nothing, so a submission whose reply was lost can be repeated.
     """
+    fields = packed([*record_fields(job, sync=False), "status", "pending", "attempt", 0, "last_seq", 0])
     blob = job_blob(time.time_ns() // 1_000_000)
-    position: int = await scope.run(_SUBMIT, job.job_id, max_queue_size, blob, *new_job_arguments(job))
+    position: int = await scope.run(
+        _SUBMIT, job.job_id, label_index(job), fields, max_queue_size, blob, int(job.keep_events)
+    )
     return None if position < 0 else position
