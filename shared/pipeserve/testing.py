@@ -25,7 +25,8 @@ from pipeserve.jobs import JobStatus, new_job_id
 from pipeserve.runtime.ports import LogEntry
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.run import RunRequest
-from pipeserve.runtime.run_log import RunLog, terminal_event
+from pipeserve.runtime.run_log import RunLog
+from pipeserve.runtime.run_view import terminal_event
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.settings import RuntimeSettings
 

@@ -23,7 +23,8 @@ from pipeserve.runtime.ports import LogEntry, LogGap, NewJob
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recorder import LiveRecorder
 from pipeserve.runtime.run import RunResult
-from pipeserve.runtime.run_log import RunLog, terminal_event
+from pipeserve.runtime.run_log import RunLog
+from pipeserve.runtime.run_view import terminal_event
 from pipeserve.settings import RuntimeSettings
 
 MIB = 1_048_576

@@ -73,4 +73,4 @@ def _chosen(key: Callable[..., object], arguments: Mapping[str, Any]) -> object:
         return key(**arguments)
     except Exception as error:  # the author's function; the step itself may well do with these arguments
         kind = type_name(type(error))
-        raise UnhashableArgumentError("key", kind, f"its key function raised {kind}: {error}") from error
+        raise UnhashableArgumentError("key", kind, f"its key function raised {kind}") from error

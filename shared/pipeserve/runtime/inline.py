@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 
 from pydantic_core import from_json
@@ -27,12 +28,24 @@ from pipeserve.runtime.artifact_writer import ArtifactWriter
 from pipeserve.runtime.breaker import CircuitBreaker
 from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.executor import Run
-from pipeserve.runtime.ports import Attachments, CacheUse, Cancellation, FinishedRun, JobLedger, Leases, NewJob, Outcome
+from pipeserve.runtime.ports import (
+    Attachment,
+    Attachments,
+    CacheUse,
+    Cancellation,
+    FinishedRun,
+    JobLedger,
+    Leases,
+    NewJob,
+    Outcome,
+)
 from pipeserve.runtime.publisher import Publisher
+from pipeserve.runtime.quiet_log import QuietLog
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest, RunResult
-from pipeserve.runtime.run_log import STEPS_SHOWN, RunLog, final_view, step_report, terminal_event
+from pipeserve.runtime.run_log import Home, RunLog
+from pipeserve.runtime.run_view import STEPS_SHOWN, final_view, step_report, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
 from pipeserve.settings import RuntimeSettings
@@ -62,20 +75,34 @@ class LocalFigures:
 class InlineRun:
     """One synchronous run of this process."""
 
-    def __init__(self, runs: InlineRuns, job: NewJob, log: RunLog, run: Run) -> None:
+    def __init__(self, runs: InlineRuns, job: NewJob, quiet_log: QuietLog, run: Run) -> None:
         self.job = job
         self.job_id = job.job_id
-        self.log = log
+        self.quiet_log = quiet_log
         self.run = run
         self.created_at = time.time()
         self.completed_at: float | None = None
         self.result: RunResult | None = None
         self.canceled_by: str | None = None
         self.cancel_reason: str | None = None
+        self.charged = 0
+        """Bytes of the event budget that the run itself takes, apart from a log."""
         self._runs = runs
         self._recording: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
+
+    @property
+    def log(self) -> RunLog:
+        """The run's log, to look at or to write elsewhere."""
+        return self.quiet_log.log
+
+    @property
+    def held(self) -> int:
+        """About how many bytes of memory the run takes, once it has ended."""
+        if not self.quiet_log.quiet or self.result is None:
+            return self.quiet_log.held
+        return self.quiet_log.held + _size_of(self.job, self.result)
 
     async def wait(self) -> RunResult:
         """How the run ended. Cancelling the waiter leaves the run alone."""
@@ -197,10 +224,18 @@ class InlineRun:
         """The whole run for the ledger; after its end."""
         assert self.result is not None
         assert self.completed_at is not None
-        result, capture = self.result, self._runs.definition.capture
-        *bodies, terminal = self.log.bodies(0)
-        if result.kept is not None and result.kept.lost:
-            terminal = encode_body(terminal_event(self.job_id, 1, result))  # it refers to what is not there
+        result, definition = self.result, self._runs.definition
+        brief = self.quiet_log.brief(definition.capture, definition.total_steps)
+        attachments: Sequence[Attachment] = ()
+        if brief is None:
+            log = self.log
+            *bodies, terminal = log.bodies(0)
+            progress, attachments = log.progress(), log.attachments
+            if result.kept is not None and result.kept.lost:
+                terminal = encode_body(terminal_event(self.job_id, 1, result))  # it refers to what is not there
+        else:
+            bodies, progress = brief
+            terminal = encode_body(terminal_event(self.job_id, 1, result))
         return FinishedRun(
             job=self.job,
             owner=self._runs.owner,
@@ -208,7 +243,7 @@ class InlineRun:
             started_at=self.created_at,
             completed_at=self.completed_at,
             bodies=bodies,
-            view=final_view(result, self.log, capture),
+            view=final_view(result, progress, 1, definition.capture),
             outcome=Outcome(
                 status=result.status,
                 terminal_event=terminal,
@@ -221,7 +256,7 @@ class InlineRun:
                 canceled_by=self.canceled_by,
                 cancel_reason=self.cancel_reason,
             ),
-            attachments=self.log.attachments,
+            attachments=attachments,
         )
 
 
@@ -262,7 +297,7 @@ class InlineRuns:
             breaker=CircuitBreaker(
                 settings.breaker_error_threshold, settings.breaker_min_events, settings.breaker_open_seconds
             ),
-            size_of=lambda inline: inline.log.held,
+            size_of=lambda inline: inline.held,
             max_bytes=settings.event_buffer // 2,
             report_interval=settings.error_report_interval,
         )
@@ -270,8 +305,10 @@ class InlineRuns:
         self._settling: set[asyncio.Task[None]] = set()
         self._keeping: set[asyncio.Task[None]] = set()  # those of them that write artifacts
         self._figures = LocalFigures()
+        self._home: Home | None = None
 
     async def __aenter__(self) -> Self:
+        self._home = Home.here()
         await self._publisher.__aenter__()
         return self
 
@@ -324,15 +361,7 @@ class InlineRuns:
             shown_parameters=self.runtime.shown_parameters(raw_parameters, parameters),
             keep_events=not capture.memory_only,
         )
-        log = RunLog(
-            job_id,
-            1,
-            capture,
-            definition.total_steps,
-            recorded=not capture.memory_only,
-            on_full=None if capture.memory_only else lambda: self._record(job_id),
-            budget=self._budget,
-        )
+        quiet_log = QuietLog(partial(self._make_log, job_id))
         request = RunRequest(
             job_id,
             1,
@@ -344,14 +373,27 @@ class InlineRuns:
             cache_write=cache != "no-store",
             kept=self.artifacts is not None and not capture.memory_only,
         )
-        run = self.runtime.start(request, log if follow or not capture.memory_only else None)
-        inline = InlineRun(self, job, log, run)
+        run = self.runtime.start(request, quiet_log if follow or not capture.memory_only else None)
+        inline = InlineRun(self, job, quiet_log, run)
         self._runs[job_id] = inline
         timer = None
         if not capture.memory_only:
             timer = asyncio.get_running_loop().call_later(_OPEN_AFTER, self._record, job_id)
         run.when_done(lambda run: self._ended(inline, timer))
         return inline
+
+    def _make_log(self, job_id: str) -> RunLog:
+        capture = self.definition.capture
+        return RunLog(
+            job_id,
+            1,
+            capture,
+            self.definition.total_steps,
+            recorded=not capture.memory_only,
+            on_full=None if capture.memory_only else lambda: self._record(job_id),
+            budget=self._budget,
+            home=self._home,
+        )
 
     def find(self, job_id: str) -> InlineRun | None:
         """The run, while it runs and until the store has it."""
@@ -448,9 +490,13 @@ class InlineRuns:
         result = inline.run.result
         assert result is not None
         inline.completed_at = time.time()
-        inline.log.hold(_size_of(inline.job, result))
-        inline.log.close(terminal_event(inline.job_id, 1, result))
         inline.result = result
+        inline.quiet_log.close(terminal_event(inline.job_id, 1, result))
+        if inline.quiet_log.quiet:
+            inline.charged = inline.held
+            self._budget.take(inline.charged, always=True)
+        else:
+            inline.log.hold(_size_of(inline.job, result))
         if inline.recording:
             task = asyncio.create_task(self._settle(inline, result))
             self._settling.add(task)
@@ -501,7 +547,10 @@ class InlineRuns:
 
     def _forget(self, inline: InlineRun) -> None:
         self._runs.pop(inline.job_id, None)
-        inline.log.release()
+        inline.quiet_log.release()
+        if inline.charged:
+            self._budget.give_back(inline.charged)
+            inline.charged = 0
 
     def _count(self, result: RunResult) -> None:
         old = self._figures

@@ -22,7 +22,8 @@ from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.insist import insist
 from pipeserve.runtime.ports import Attachment, Attachments, JobLedger, Outcome, RunView
 from pipeserve.runtime.run import RunResult
-from pipeserve.runtime.run_log import RunLog, final_view, terminal_event
+from pipeserve.runtime.run_log import RunLog
+from pipeserve.runtime.run_view import final_view, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
 
 _LINGER = 0.005  # seconds to wait for more events before a batch is written
@@ -122,7 +123,7 @@ class LiveRecorder:
                 canceled_by=canceled_by,
                 cancel_reason=cancel_reason,
             )
-            view = final_view(result, self.log, self._capture)
+            view = final_view(result, self.log.progress(), self.attempt, self._capture)
             if await insist(partial(self._ledger.finish, self.job_id, self.attempt, bodies, view, outcome)):
                 return result.status
             error = JobCanceledError(await self._cancel_words()).problem(job_id=self.job_id)

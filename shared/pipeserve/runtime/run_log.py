@@ -17,30 +17,37 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from pipeserve.errors import Problem
-from pipeserve.events import Event, EventType, encode_body
-from pipeserve.jobs import TERMINAL_EVENT_OF, CacheReceipt, JobStatus, Progress, StepReport
+from pipeserve.events import Event, EventType
+from pipeserve.jobs import Progress, StepReport
 from pipeserve.runtime.event_budget import ENTRY_BYTES, EventBudget, EventShare
 from pipeserve.runtime.ports import Attachment, LogEntry, LogGap, RunView
 from pipeserve.runtime.progress import ProgressTracker
-from pipeserve.runtime.run import RunResult, StepRecord
+from pipeserve.runtime.run import StepRecord
+from pipeserve.runtime.run_view import STEPS_SHOWN, event_body, step_report, steps_json
 from pipeserve.sdk.capture import Capture
 
-STEPS_SHOWN = 1000
-"""Steps that a job's record lists."""
-_METADATA = ("duration", "cache")  # of a step's end: not told where metadata is not captured
 _PATIENCE = 0.25  # seconds for which a step in a thread waits for a sign of life from the store
 _MAY_BE_DROPPED = (EventType.LOG, EventType.OUTPUT, EventType.METADATA, EventType.VISUALIZATION)
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A loop and its thread."""
+
+    loop: asyncio.AbstractEventLoop
+    thread: int
+
+    @classmethod
+    def here(cls) -> Home:
+        """Of the code that calls this."""
+        return cls(asyncio.get_running_loop(), threading.get_ident())
+
+
 class RunLog:
-    """An :class:`~pipeserve.runtime.run.EventSink` that numbers and keeps. Make it on the loop its readers run on."""
+    """An :class:`~pipeserve.runtime.run.EventSink` that numbers and keeps."""
 
     def __init__(
         self,
@@ -53,9 +60,11 @@ class RunLog:
         recorded: bool = False,
         on_full: Callable[[], object] | None = None,
         budget: EventBudget | None = None,
+        home: Home | None = None,
     ) -> None:
         """``recorded``: a recorder writes the log elsewhere, and nothing goes before it has (:meth:`written`).
 
+        ``home``: the loop that its readers run on; None: this one.
         ``budget``: what unwritten entries may take; None: any amount. A log that is not recorded lets its oldest
         entries go for it, and drops nothing. ``on_full`` is called on the loop, once, when there are ``limit`` entries
         or a good part of what the budget allows.
@@ -64,8 +73,9 @@ class RunLog:
         self.attempt = attempt
         self._capture = capture
         self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
+        home = home or Home.here()
+        self._loop = home.loop
+        self._loop_thread = home.thread
         self._lock = threading.Lock()
         self._room: threading.Condition | None = None  # made when somebody waits for some
         self._entries: list[Event | bytes] = []
@@ -92,7 +102,7 @@ class RunLog:
         ):
             return
         may_be_dropped = event_type in _MAY_BE_DROPPED
-        entry = self._encode(event) if may_be_dropped and event_type is not EventType.LOG else event
+        entry = event_body(self._capture, event) if may_be_dropped and event_type is not EventType.LOG else event
         with self._lock:
             if self._closed or ((may_be_dropped or self._missing) and not self._make_room(entry, may_be_dropped)):
                 return
@@ -280,7 +290,7 @@ class RunLog:
             stop = len(self._entries) if limit is None else min(len(self._entries), start + limit)
             entries = self._entries[start:stop]
         for index, entry in enumerate(entries):
-            body = entry if isinstance(entry, bytes) else self._encode(entry)
+            body = entry if isinstance(entry, bytes) else event_body(self._capture, entry)
             if body is not entry:
                 self._keep_encoded(after + 1 + index, body)
             found.append(LogEntry(after + 1 + index, body))
@@ -358,12 +368,6 @@ class RunLog:
             steps=steps_json(records, self.attempt) if self._capture.metadata else None,
         )
 
-    def _encode(self, event: Event) -> bytes:
-        if not self._capture.metadata and event.event_type in (EventType.STEP_COMPLETED, EventType.STEP_FAILED):
-            event = replace(event, data={key: value for key, value in event.data.items() if key not in _METADATA})
-        # A copy: orjson's own bytes keep their whole buffer, which is 4 KiB for 300 bytes.
-        return bytes(memoryview(encode_body(event)))
-
     def _keep_encoded(self, seq: int, body: bytes) -> None:
         with self._lock:
             index = seq - self._dropped - 1
@@ -376,62 +380,3 @@ def _size_of(entry: Event | bytes) -> int:
     if isinstance(entry, bytes):
         return len(entry) + 64
     return ENTRY_BYTES if entry.message is None else ENTRY_BYTES + len(entry.message)
-
-
-def step_fields(record: StepRecord, attempt: int) -> dict[str, Any]:
-    """A step's record as members of a :class:`~pipeserve.jobs.StepReport`: what policies did only where they did."""
-    fields: dict[str, Any] = {
-        "name": record.name,
-        "status": record.status,
-        "attempt": attempt,
-        "started_at": datetime.fromtimestamp(record.started_at, UTC),
-        "duration": record.duration,
-        "cached": record.cached,
-    }
-    if record.calls > 1:
-        fields["calls"] = record.calls
-    if record.cache is not None:
-        fields["cache"] = record.cache
-    if record.batch is not None:
-        fields["batch"] = record.batch
-    if record.resumed:
-        fields["resumed"] = True
-    return fields
-
-
-def step_report(record: StepRecord, attempt: int) -> StepReport:
-    """A step's record as the wire shows it."""
-    fields = step_fields(record, attempt)
-    if record.cache is not None:
-        fields["cache"] = CacheReceipt.model_construct(**record.cache)
-    return StepReport.model_construct(**fields)
-
-
-def steps_json(records: Sequence[StepRecord], attempt: int) -> bytes:
-    """The newest steps as JSON. A dynamic run may make very many: all are in the log, and these in the record."""
-    return orjson.dumps([step_fields(record, attempt) for record in records[-STEPS_SHOWN:]], option=orjson.OPT_UTC_Z)
-
-
-def final_view(result: RunResult, log: RunLog, capture: Capture) -> RunView:
-    """The view of a run that has ended: its steps as the run itself counted them."""
-    return RunView(
-        progress=log.progress().model_dump_json().encode(),
-        steps=steps_json(result.steps, log.attempt) if capture.metadata else None,
-    )
-
-
-def terminal_event(job_id: str, attempt: int, result: RunResult) -> Event:
-    """The one event that ends the log of a run with this result."""
-    data: dict[str, Any] = {"execution_time": result.execution_time}
-    if result.status is JobStatus.COMPLETED:
-        data["outputs"] = orjson.Fragment(result.shown_json or result.kept_json or b"{}")
-    error: Problem | None = result.error
-    return Event(
-        TERMINAL_EVENT_OF[result.status],
-        job_id,
-        attempt,
-        level="error" if result.status in (JobStatus.FAILED, JobStatus.TIMED_OUT) else None,
-        message=None if error is None else error.detail,
-        data=data,
-        error=error,
-    )
