@@ -11,6 +11,7 @@ import uvloop
 
 from pipeserve.errors import PipeserveError
 from pipeserve.process_log import configure_logging
+from pipeserve.runtime.garbage import settle_memory
 from pipeserve_api import parent
 from pipeserve_api.app import create_app
 from pipeserve_api.drain import Drain
@@ -55,6 +56,7 @@ async def _serve(settings: ApiSettings) -> int:
                 interrupt=services.inline.interrupt,
             )
             url = listen(listener)
+            settle_memory()
             _log.info("serving", extra={"url": url, "deployment_id": services.deployment.id})
             await server.serve([listener])
     _log.info("stopped")

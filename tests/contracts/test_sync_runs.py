@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.contracts.stores import NO_VIEW, Ports, body, finished_run, new_job, numbers, outcome
@@ -12,8 +14,10 @@ from tests.contracts.test_ledger import types
 from tests.store_fixtures import wait_until
 
 from pipeserve.errors import StaleAttemptError
+from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import Cancellation, JobQuery, LogEntry
+from pipeserve.runtime.brief import Brief, Row
+from pipeserve.runtime.ports import Cancellation, FinishedRun, JobQuery, LogEntry
 
 
 async def test_ended_runs_are_recorded_as_if_they_had_been_jobs(ports: Ports) -> None:
@@ -131,14 +135,58 @@ async def follower_has_joined(ports: Ports, job_id: str) -> bool:
 
 async def test_a_run_that_was_opened_and_has_events_gets_only_those_that_are_missing(ports: Ports) -> None:
     run = finished_run(time.time())
+    bodies = list(run.bodies if not isinstance(run.bodies, Brief) else ())
     await ports.ledger.open(run.job, run.owner)
-    await ports.ledger.append(run.job.job_id, 1, run.bodies[:2], NO_VIEW)
+    await ports.ledger.append(run.job.job_id, 1, bodies[:2], NO_VIEW)
     await ports.ledger.record([run])
     entries = await ports.log.read(run.job.job_id)
-    assert [entry.body for entry in entries if isinstance(entry, LogEntry)] == [
-        *run.bodies,
-        run.outcome.terminal_event,
+    assert [entry.body for entry in entries if isinstance(entry, LogEntry)] == [*bodies, run.outcome.terminal_event]
+
+
+def brief_run(**changes: Any) -> FinishedRun:
+    """One whose events are told in brief."""
+    run = finished_run(time.time(), **changes)
+    rows: list[Row] = [
+        (EventType.PIPELINE_STARTED, 1_700_000_000.25, None, {"pipeline_name": "serve"}),
+        (EventType.STEP_STARTED, 1_700_000_000.5, "double", {}),
+        (EventType.STEP_COMPLETED, 1_700_000_001.0, "double", {"cached": False, "duration": 0.5}),
     ]
+    return replace(run, bodies=Brief(run.job.job_id, rows))
+
+
+async def test_events_told_in_brief_are_read_from_any_position_as_if_each_had_been_added(ports: Ports) -> None:
+    run = brief_run()
+    job_id, events = run.job.job_id, run.bodies
+    assert isinstance(events, Brief)
+    await ports.ledger.record([run])
+    whole = [*events.bodies(), run.outcome.terminal_event]
+    assert json.loads(whole[2])["data"] == {"cached": False, "duration": 0.5}
+    for after in range(5):
+        for limit in (1, 2, 10):
+            entries = await ports.log.read(job_id, after=after, limit=limit)
+            wanted = [LogEntry(seq, whole[seq - 1]) for seq in range(after + 1, 5)][:limit]
+            assert entries == wanted, (after, limit)
+        async with asyncio.timeout(10), ports.log.follow(job_id, after=after) as follower:
+            assert numbers([entry async for entry in follower]) == list(range(after + 1, 5))
+    job = await ports.ledger.get(job_id)
+    assert job is not None
+    assert job.last_seq == 4
+
+
+async def test_a_follower_of_an_open_run_gets_what_is_then_recorded_in_brief(ports: Ports) -> None:
+    run = brief_run()
+    await ports.ledger.open(run.job, run.owner)
+    follower = asyncio.create_task(_follow(ports, run.job.job_id))
+    assert await follower_has_joined(ports, run.job.job_id)
+    await ports.ledger.record([run])
+    assert await follower == [1, 2, 3, 4]
+
+
+async def test_a_run_that_keeps_no_events_keeps_no_brief(ports: Ports) -> None:
+    run = brief_run(keep_events=False)
+    await ports.ledger.record([run])
+    assert await types(ports, run.job.job_id) == ["pipeline_completed"]
+    assert b"double" not in await ports.everything()
 
 
 async def test_recording_ends_neither_anothers_run_nor_a_queued_job(ports: Ports) -> None:

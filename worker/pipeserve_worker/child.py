@@ -18,6 +18,7 @@ from pipeserve.process_log import Log, configure_logging, get_log
 from pipeserve.runtime.artifact_writer import ArtifactWriter
 from pipeserve.runtime.artifacts import ArtifactStore
 from pipeserve.runtime.cache_teller import CacheTeller
+from pipeserve.runtime.garbage import settle_memory
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.store import WakeUps, open_store
@@ -171,6 +172,7 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
     )
     stack.enter_context(heartbeat.beating(on_lost=runner.lose, on_cancel=runner.cancel))
     await stack.enter_async_context(_background(listen_for_cancels(jobs.signals, runner.cancel, log), "cancels"))
+    settle_memory()
     log.info(
         "ready",
         deployment_id=deployment.id,

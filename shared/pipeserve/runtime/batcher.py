@@ -43,6 +43,15 @@ class BatcherFigures:
     waiting: int
     """Items that no batch has taken yet."""
 
+    def plus(self, other: BatcherFigures) -> BatcherFigures:
+        """Both together."""
+        return BatcherFigures(
+            self.batches + other.batches,
+            self.items + other.items,
+            max(self.largest, other.largest),
+            self.waiting + other.waiting,
+        )
+
 
 class _Caller(Generic[T, R]):
     """One item and who waits for its result."""
@@ -131,8 +140,13 @@ class Batcher(Generic[T, R]):
         """What it has done so far."""
         return BatcherFigures(self._batches, self._items, self._largest, len(self._waiting))
 
-    async def aclose(self) -> None:
-        """Cancel what runs and wait for its end; whoever still waits gets a DrainingError."""
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._running
+
+    async def aclose(self, timeout: float = 1.0) -> None:
+        """Cancel what runs, wait up to ``timeout`` seconds for its end; whoever still waits gets a DrainingError."""
         self._closed = True
         for caller in self._waiting:
             _settle(caller, _closed())
@@ -143,7 +157,10 @@ class Batcher(Generic[T, R]):
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=timeout)
+        for batch in self._running:  # its function ignores the cancel
+            for caller in batch.callers:
+                _settle(caller, _closed())
 
     # ---- when a batch starts
 

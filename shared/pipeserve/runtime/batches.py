@@ -6,9 +6,10 @@ it has no job; ``get_context().members`` are the contexts of the requests, in th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from pipeserve.runtime.threads import ThreadPool
 from pipeserve.runtime.veil import Veil
 from pipeserve.sdk.context import LocalRun, StepContext, current_scope, run_of
 from pipeserve.sdk.definition import Mode
+
+_MOST_BATCHERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Batches:
         self._pipeline_state = pipeline_state
         self._active_runs = active_runs
         self._log_routing = log_routing
-        self._batchers: dict[str, Batcher[_Item, BatchedValue]] = {}  # by step
+        self._batchers: dict[StepSpec, Batcher[_Item, BatchedValue]] = {}
 
     async def call(self, call: Call, context: StepContext) -> BatchedValue:
         """The result of one call, computed together with others."""
@@ -55,20 +58,23 @@ class Batches:
 
     def figures(self) -> dict[str, BatcherFigures]:
         """What each step's batcher has done, by step."""
-        return {name: batcher.figures() for name, batcher in self._batchers.items()}
+        found: dict[str, BatcherFigures] = {}
+        for spec, batcher in self._batchers.items():
+            name, figures = spec.definition.name, batcher.figures()
+            found[name] = found[name].plus(figures) if name in found else figures
+        return found
 
     def review(self) -> None:
         """A run has ended: start the batches that waited for nobody else."""
-        for batcher in self._batchers.values():
+        for batcher in list(self._batchers.values()):
             batcher.review()
 
     async def aclose(self) -> None:
         """End what is under way."""
-        for batcher in self._batchers.values():
-            await batcher.aclose()
+        await asyncio.gather(*[batcher.aclose() for batcher in self._batchers.values()])
 
     def _batcher(self, spec: StepSpec) -> Batcher[_Item, BatchedValue]:
-        batcher = self._batchers.get(spec.definition.name)
+        batcher = self._batchers.get(spec)
         if batcher is None:
             policy = spec.definition.batch
             assert policy is not None
@@ -77,8 +83,16 @@ class Batches:
                 return await self._run(spec, items)
 
             batcher = Batcher(policy, run, others=self._active_runs)
-            self._batchers[spec.definition.name] = batcher
+            self._drop_idle()
+            self._batchers[spec] = batcher
         return batcher
+
+    def _drop_idle(self) -> None:
+        """Keep their number bounded: a dynamic body may make steps anew in each run."""
+        if len(self._batchers) >= _MOST_BATCHERS:
+            idle = [spec for spec, batcher in self._batchers.items() if batcher.idle]
+            for spec in idle[: len(idle) // 2 + 1]:  # the oldest first
+                del self._batchers[spec]
 
     async def _run(self, spec: StepSpec, items: list[_Item]) -> list[BatchedValue | BaseException]:
         lists = [list(column) for column in zip(*[item.call.args for item in items], strict=True)]
@@ -145,7 +159,11 @@ class _BatchRun(LocalRun):
 
 
 def _as_list(spec: StepSpec, results: Any) -> list[Any]:
-    if isinstance(results, (str, bytes, dict)) or not hasattr(results, "__len__") or not hasattr(results, "__iter__"):
+    if (
+        isinstance(results, (str, bytes, Mapping, Set))
+        or not hasattr(results, "__len__")
+        or not hasattr(results, "__iter__")
+    ):
         raise TypeError(
             f"batched step {spec.definition.name!r} returned a {type(results).__name__}; it must return a list, with "
             "one result for each item"

@@ -107,8 +107,14 @@ class DynamicRun(Run):
             if definition.mode.is_async and self._definition.mode.is_async:
                 return coroutine
             return asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop).result()
-        with self._counted(name):
-            value = self.run_sync(name, spec, lambda: call)
+        try:
+            with self._counted(name):
+                value = self.run_sync(name, spec, lambda: call)
+        except StopIteration as error:
+            if not self._definition.mode.is_async:
+                raise
+            # The body may have called it by asyncio.to_thread, which would then wait for ever.
+            raise RuntimeError(f"step {name!r} raised StopIteration") from error
         self._note(name, step, value)
         return value
 

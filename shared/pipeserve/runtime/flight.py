@@ -7,6 +7,7 @@ abandoned, and its computation should stop.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -46,6 +47,7 @@ class Flight:
         "_done",
         "_error",
         "_joined",
+        "_latest",
         "_lock",
         "_on_abandoned",
         "_on_done",
@@ -67,6 +69,7 @@ class Flight:
         """How long the computation took, once it has succeeded."""
         self._lock = threading.Lock()
         self._waiting = 1
+        self._latest = -math.inf
         self._joined = self._done = self._abandoned = False
         self._value: Any = None
         self._shared: Any = None
@@ -84,6 +87,16 @@ class Flight:
     def abandoned(self) -> bool:
         """Whether all left before it was done: the computation should stop at its next checkpoint."""
         return self._abandoned
+
+    @property
+    def latest(self) -> float:
+        """The latest deadline, by ``time.monotonic()``, of those who have said when they stop to wait."""
+        return self._latest
+
+    def wait_until(self, deadline: float) -> None:
+        """Who leads or has joined waits until ``deadline`` at most."""
+        with self._lock:
+            self._latest = max(self._latest, deadline)
 
     def join(self) -> bool:
         """Wait too; ``leave`` when giving up. False: it is abandoned, and nobody can wait any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pipeserve.errors import Problem
@@ -72,8 +73,8 @@ class FlightControl:
         return self._flight.abandoned
 
     def remaining(self) -> float:
-        """Seconds to the leading run's deadline."""
-        return self._run.remaining()
+        """Seconds to the deadline of that run which waits for longest."""
+        return self._flight.latest - time.monotonic()
 
     def checkpoint(self) -> None:
         """Raise RunStopped, if nobody wants the result any more."""

@@ -26,6 +26,7 @@ from pipeserve.runtime import receipts
 from pipeserve.runtime.artifact_ref import Artifact
 from pipeserve.runtime.artifact_writer import ArtifactWriter
 from pipeserve.runtime.breaker import CircuitBreaker
+from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.ports import (
@@ -51,6 +52,7 @@ from pipeserve.sdk.schema import BoundParameters
 from pipeserve.settings import RuntimeSettings
 
 _log = logging.getLogger(__name__)
+_AT_A_STRETCH = 8  # runs that are made ready to be recorded before those who call get a turn
 _OPEN_AGAIN = 1.0  # seconds after a try that failed
 _OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
 _SETTLING_PER_SLOT = 16  # opened runs that have ended and wait for the store; beyond, none is opened
@@ -226,16 +228,17 @@ class InlineRun:
         assert self.completed_at is not None
         result, definition = self.result, self._runs.definition
         brief = self.quiet_log.brief(definition.capture, definition.total_steps)
+        bodies: Sequence[bytes] | Brief
         attachments: Sequence[Attachment] = ()
         if brief is None:
             log = self.log
             *bodies, terminal = log.bodies(0)
             progress, attachments = log.progress(), log.attachments
-            if result.kept is not None and result.kept.lost:
-                terminal = encode_body(terminal_event(self.job_id, 1, result))  # it refers to what is not there
         else:
-            bodies, progress = brief
-            terminal = encode_body(terminal_event(self.job_id, 1, result))
+            bodies, ended, progress = brief
+            terminal = encode_body(ended)
+        if result.kept is not None and result.kept.lost:
+            terminal = encode_body(terminal_event(self.job_id, 1, result))  # it refers to what is not there
         return FinishedRun(
             job=self.job,
             owner=self._runs.owner,
@@ -566,7 +569,12 @@ class InlineRuns:
         )
 
     async def _write(self, runs: Sequence[InlineRun]) -> None:
-        await self.ledger.record([inline.finished_run() for inline in runs])
+        finished: list[FinishedRun] = []
+        for inline in runs:
+            finished.append(inline.finished_run())
+            if len(finished) % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+        await self.ledger.record(finished)
 
 
 def _size_of(job: NewJob, result: RunResult) -> int:

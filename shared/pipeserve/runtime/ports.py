@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from pipeserve.errors import Problem
 from pipeserve.jobs import Job, JobPage, JobStatus
+from pipeserve.runtime.brief import Brief
 from pipeserve.sdk.deployment import Deployment
 
 CacheUse = Literal["use", "no-cache", "no-store"]
@@ -116,7 +117,7 @@ class FinishedRun:
     created_at: float
     started_at: float
     completed_at: float
-    bodies: Sequence[bytes]
+    bodies: Sequence[bytes] | Brief
     """Event bodies before the terminal one, in order."""
     view: RunView
     outcome: Outcome

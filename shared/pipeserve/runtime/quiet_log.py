@@ -8,14 +8,16 @@ run lasts, a :class:`~pipeserve.runtime.run_log.RunLog` takes over with all that
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from pipeserve.events import Event, EventType
 from pipeserve.jobs import Progress
+from pipeserve.runtime.brief import Brief, Row
 from pipeserve.runtime.event_budget import ENTRY_BYTES
 from pipeserve.runtime.ports import Attachment
 from pipeserve.runtime.run_log import RunLog
-from pipeserve.runtime.run_view import event_body
+from pipeserve.runtime.run_view import without_metadata
 from pipeserve.sdk.capture import Capture
 
 _NOTED = frozenset({EventType.PIPELINE_STARTED, EventType.STEP_STARTED, EventType.STEP_COMPLETED})
@@ -81,35 +83,29 @@ class QuietLog:
         """About how many bytes of memory it takes."""
         return len(self._noted) * ENTRY_BYTES if self._log is None else self._log.held
 
-    def brief(self, capture: Capture, total_steps: int | None) -> tuple[list[bytes], Progress] | None:
-        """Of a completed run that stayed quiet: its encoded events before the terminal one, and its progress.
+    def brief(self, capture: Capture, total_steps: int | None) -> tuple[Brief, Event, Progress] | None:
+        """Of a completed run that stayed quiet: its events before the terminal one, that one, and its progress.
 
         None: there is more, or the run did not complete; the log has it.
         """
         with self._lock:
-            if self._log is not None or self._terminal is None:
-                return None
             noted, terminal = self._noted, self._terminal
-        if terminal.event_type is not EventType.PIPELINE_COMPLETED:
-            return None
-        completed = sum(event.event_type is EventType.STEP_COMPLETED for event in noted)
+            if self._log is not None or terminal is None or terminal.event_type is not EventType.PIPELINE_COMPLETED:
+                return None
+        rows: list[Row] = [(event.event_type, event.timestamp, event.step_name, event.data) for event in noted]
+        if not capture.metadata:
+            rows = [(kind, timestamp, step, without_metadata(data)) for kind, timestamp, step, data in rows]
+        completed = sum([event.event_type is EventType.STEP_COMPLETED for event in noted])
+        total = completed if total_steps is None else total_steps
+        if completed:
+            data: dict[str, Any] = {
+                "current_step": completed,
+                "total_steps": total,
+                "percent": 100.0,
+                "current_steps": [],
+            }
+            rows.append((EventType.PROGRESS_UPDATE, terminal.timestamp, None, data))
         progress = Progress.model_construct(
-            completed_steps=completed,
-            total_steps=completed if total_steps is None else total_steps,
-            percent=100.0,
-            current_steps=[],
-            message=None,
+            completed_steps=completed, total_steps=total, percent=100.0, current_steps=[], message=None
         )
-        return [event_body(capture, event) for event in self._told(noted, terminal, progress)], progress
-
-    def _told(self, noted: Sequence[Event], terminal: Event, progress: Progress) -> Sequence[Event]:
-        if not progress.completed_steps:
-            return noted
-        data = {
-            "current_step": progress.completed_steps,
-            "total_steps": progress.total_steps,
-            "percent": 100.0,
-            "current_steps": progress.current_steps,
-        }
-        update = Event(EventType.PROGRESS_UPDATE, terminal.job_id, terminal.attempt, terminal.timestamp, data=data)
-        return [*noted, update]
+        return Brief(terminal.job_id, rows), terminal, progress

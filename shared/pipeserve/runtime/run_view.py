@@ -55,10 +55,20 @@ def steps_json(records: Sequence[StepRecord], attempt: int) -> bytes:
     return orjson.dumps([step_fields(record, attempt) for record in records[-STEPS_SHOWN:]], option=orjson.OPT_UTC_Z)
 
 
+def without_metadata(data: dict[str, Any]) -> dict[str, Any]:
+    """A step event's data without what only ``Capture(metadata=True)`` tells."""
+    return {key: value for key, value in data.items() if key not in _METADATA}
+
+
+def progress_json(progress: Progress) -> bytes:
+    """As a job's record has it. By hand: it is written for every run, and has no field that needs pydantic."""
+    return orjson.dumps(progress.__dict__)
+
+
 def final_view(result: RunResult, progress: Progress, attempt: int, capture: Capture) -> RunView:
     """The view of a run that has ended: its steps as the run itself counted them."""
     return RunView(
-        progress=progress.model_dump_json().encode(),
+        progress=progress_json(progress),
         steps=steps_json(result.steps, attempt) if capture.metadata else None,
     )
 
@@ -66,7 +76,7 @@ def final_view(result: RunResult, progress: Progress, attempt: int, capture: Cap
 def event_body(capture: Capture, event: Event) -> bytes:
     """The encoded event, without what is not captured."""
     if not capture.metadata and event.event_type in (EventType.STEP_COMPLETED, EventType.STEP_FAILED):
-        event = replace(event, data={key: value for key, value in event.data.items() if key not in _METADATA})
+        event = replace(event, data=without_metadata(event.data))
     # A copy: orjson's own bytes keep their whole buffer, which is 4 KiB for 300 bytes.
     return bytes(memoryview(encode_body(event)))
 

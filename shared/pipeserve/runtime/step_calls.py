@@ -21,7 +21,6 @@ from collections.abc import (
     Coroutine,
     Generator,
     Iterable,
-    Sequence,
 )
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -122,7 +121,8 @@ class StepCalls(ABC):
         """What steps yield that others read meanwhile, by the name of the step."""
         veil = None if engine.masking is None else engine.masking.veil(request.parameters)
         self.teller = Teller(engine.telling, request.job_id, request.attempt, sink, veil)
-        self._deadline = math.inf if request.timeout is None else time.monotonic() + request.timeout
+        self.deadline = math.inf if request.timeout is None else time.monotonic() + request.timeout
+        """By ``time.monotonic()``."""
 
     @abstractmethod
     def expire(self, error: TimedOutError) -> None:
@@ -137,7 +137,7 @@ class StepCalls(ABC):
 
     def remaining(self) -> float:
         """Seconds to the run's deadline."""
-        return self._deadline - time.monotonic()
+        return self.deadline - time.monotonic()
 
     def checkpoint(self) -> None:
         """Raise RunStopped, if the run must stop now."""
@@ -231,14 +231,10 @@ class StepCalls(ABC):
         if masking is not None and masking.result is not None and self.teller.veil is not None:
             masking.complete(self.teller.veil, value)
         elif self.teller.draws:
-            outputs = spec.definition.outputs
-            if len(outputs) == 1:
-                if shows_itself(value):
-                    self.visualize(context.step_name, value, _name_shown(outputs[0].name))
-            elif isinstance(value, (tuple, list)):
-                for output, member in zip(outputs, cast(Sequence[Any], value), strict=False):
-                    if shows_itself(member):
-                        self.visualize(context.step_name, member, output.name)
+            members = cast(tuple[Any, ...], value) if isinstance(value, tuple) else (value,)
+            for index, member in enumerate(members):
+                if shows_itself(member):
+                    self.visualize(context.step_name, member, _name_shown(spec, index))
 
     def drain(self, values: Iterable[Any], context: StepContext) -> list[Any]:
         """All that a generator yields, each sent as an ``output`` event and to who reads it live."""
@@ -476,6 +472,8 @@ def _yields_of(context: StepContext) -> tuple[list[Any], Callable[[Any], object]
     return drained, drained.append
 
 
-def _name_shown(output: str) -> str | None:
-    """The name of an only output, if it has one of its own."""
-    return None if output == "output" else output
+def _name_shown(spec: StepSpec, index: int) -> str | None:
+    """The name that a step gives to its output ``index``, if it has one of its own."""
+    outputs = spec.definition.outputs
+    name = outputs[index].name if index < len(outputs) else "output"
+    return None if name == "output" else name

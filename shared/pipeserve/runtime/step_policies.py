@@ -20,9 +20,10 @@ from pipeserve.runtime.checkpoints import MISSING
 from pipeserve.runtime.failures import cause_of, words_of
 from pipeserve.runtime.flight_control import FlightControl
 from pipeserve.runtime.run import RunStopped, StepRecord
+from pipeserve.runtime.shared_tier import SharedResult, SharedTier
 from pipeserve.runtime.step_cache import Flight, Hit, NotCopiedError
 from pipeserve.runtime.step_spec import Call
-from pipeserve.sdk.context import StepContext, current_scope
+from pipeserve.sdk.context import StepContext, current_scope, run_of
 from pipeserve.sdk.definition import Mode
 from pipeserve.sdk.stream import Streamed
 
@@ -78,6 +79,7 @@ class PolicyCall:
             found = engine.cache.enter(step, key, policy, read=request.cache_read, follow=follow)
             if isinstance(found, Hit):
                 return self._hit(found)
+            found.flight.wait_until(self._calls.deadline)
             if found.leads:
                 self._record.cache = receipts.miss(found.miss)
                 return self._lead(found.flight, key)
@@ -98,17 +100,13 @@ class PolicyCall:
                 found = self._calls.wait_on_loop(shared.find(self._spec, key)) if shared is not None and asks else None
                 started = time.perf_counter()
                 value = self._tried(context, flight) if found is None else found.value
-                seconds = time.perf_counter() - started
+                self._completed(flight, value, time.perf_counter() - started, found)
             except BaseException as error:  # whatever it is, those who wait for this call must learn of it
                 cache.fail(flight, error)
                 raise
-            if found is not None:
-                cache.complete(flight, found.value, found.seconds, ttl=found.ttl)
-                return self._shared_hit(found)
-            self._stored(cache.complete(flight, value, seconds, store=self._calls.request.cache_write))
-            if shared is not None and self._calls.request.cache_write:
-                shared.keep(self._spec, key, value, seconds)
-        return value
+            if found is None:
+                self._share(shared, key, value, flight.seconds)
+        return value if found is None else self._shared_hit(found)
 
     def _tried(self, context: StepContext, flight: Flight | None = None) -> Any:
         token = current_scope.set(context)
@@ -192,6 +190,7 @@ class PolicyCall:
             found = engine.cache.enter(step, key, policy, read=request.cache_read, follow=follow)
             if isinstance(found, Hit):
                 return self._hit(found)
+            found.flight.wait_until(self._calls.deadline)
             if found.leads:
                 self._record.cache = receipts.miss(found.miss)
                 return await self._wait_async(found.flight, self._take_off(found.flight, key))
@@ -216,13 +215,12 @@ class PolicyCall:
         policy = self._spec.cache
         shared = tier if policy is not None and policy.scope == "shared" else None
         try:
-            if shared is not None and request.cache_read and (found := await shared.find(self._spec, key)):
-                self._shared_hit(found)
-                cache.complete(flight, found.value, found.seconds, ttl=found.ttl)
-                return
+            found = await shared.find(self._spec, key) if shared is not None and request.cache_read else None
             started = time.perf_counter()
-            value = await self._tried_async(self._flight_context(flight))
-            seconds = time.perf_counter() - started
+            value = await self._tried_async(self._flight_context(flight)) if found is None else found.value
+            if found is not None:
+                self._shared_hit(found)
+            self._completed(flight, value, time.perf_counter() - started, found)
         except asyncio.CancelledError:
             name = self._record.name
             own = StepFailedError(f"step {name!r} failed: it was cancelled by its own code", step=name)
@@ -230,9 +228,8 @@ class PolicyCall:
         except BaseException as error:  # whatever it is, those who wait for this call must learn of it
             cache.fail(flight, error)
         else:
-            self._stored(cache.complete(flight, value, seconds, store=request.cache_write))
-            if shared is not None and request.cache_write:
-                shared.keep(self._spec, key, value, seconds)
+            if found is None:
+                self._share(shared, key, value, flight.seconds)
 
     async def _wait_async(self, flight: Flight, task: asyncio.Task[None] | None) -> Any:
         loop = self._calls.engine.loop
@@ -306,7 +303,7 @@ class PolicyCall:
         policy = self._spec.cache
         assert policy is not None
         try:
-            return cache_key(self._spec.definition.name, self._spec.code, self._call.arguments(), policy)
+            return cache_key(self._spec.definition.name, self._spec.cache_code, self._call.arguments(), policy)
         except UnhashableArgumentError as error:
             self._record.cache = receipts.unhashable(error)
             return None
@@ -331,7 +328,7 @@ class PolicyCall:
         if self._spec.mode.streams and context.emitted:
             return None  # what it has yielded is told: once more would tell it twice
         pause = retry.pause(attempt)
-        if self._calls.remaining() <= pause or context.cancelled:
+        if run_of(context).remaining() <= pause or context.cancelled:
             return None
         problem = self._calls.problem(error, self._record.name)
         self._calls.report(
@@ -379,6 +376,16 @@ class PolicyCall:
             return Streamed(value) if live is None else live.values
         return value
 
-    def _stored(self, stored: bool) -> None:
+    def _completed(self, flight: Flight, value: Any, seconds: float, found: SharedResult | None) -> None:
+        """The flight has its value: from the other tier, where ``found``, else computed in ``seconds``."""
+        cache = self._calls.engine.cache
+        if found is not None:
+            cache.complete(flight, value, found.seconds, ttl=found.ttl)
+            return
+        stored = cache.complete(flight, value, seconds, store=self._calls.request.cache_write)
         if self._record.cache is not None:
             self._record.cache["stored"] = stored
+
+    def _share(self, tier: SharedTier | None, key: CacheKey, value: Any, seconds: float) -> None:
+        if tier is not None and self._calls.request.cache_write:
+            tier.keep(self._spec, key, value, seconds)

@@ -51,6 +51,10 @@ class ThreadPool:
             nonlocal over
             try:
                 result = context.run(function)
+            except StopIteration as error:  # no coroutine may raise it: asyncio's future would never be done
+                raised = RuntimeError(f"StopIteration: {error}")
+                raised.__cause__ = error
+                future.set_exception(raised)
             except BaseException as error:  # it is the caller's to handle
                 future.set_exception(error)
             else:

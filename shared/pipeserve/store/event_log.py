@@ -13,6 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.events import is_terminal
 from pipeserve.jobs import JobStatus
+from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve.store.connection import Connection
 from pipeserve.store.hub import Hub, Subscription
@@ -83,14 +84,18 @@ class RedisEventLog:
         rows, fields = await self._connection.pipeline(
             [
                 ("XRANGE", self._keys.events(job_id), f"({after}-0", "+", "COUNT", limit),
-                ("HMGET", self._keys.job(job_id), "status", "last_seq"),
+                ("HMGET", self._keys.job(job_id), "status", "last_seq", "brief"),
             ]
         )
         entries = [LogEntry(int(entry_id.partition(b"-")[0]), entry[b"d"]) for entry_id, entry in rows]
-        status, last_seq = fields
+        status, last_seq, brief = fields
         ended = status is None or JobStatus(status.decode()).terminal
         newest = entries[-1].seq if entries else after
         over = ended and newest >= int(last_seq or 0)
+        if brief is not None and entries and entries[0].seq > after + 1:
+            bodies = Brief.decode(job_id, brief).bodies(after, entries[0].seq - 1)
+            told: list[LogEntry | LogGap] = [LogEntry(after + 1 + index, body) for index, body in enumerate(bodies)]
+            return [*told, *entries][:limit], over and len(told) + len(entries) <= limit
         if entries and entries[0].seq > after + 1:
             return [LogGap(after + 1, entries[0].seq - 1, "trimmed"), *entries], over
         return [*entries], over

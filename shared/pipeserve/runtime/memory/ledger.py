@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from pipeserve.errors import BadRequestError, QueueFullError, StaleAttemptError
 from pipeserve.events import EventType
 from pipeserve.jobs import Job, JobPage, JobStatus, Links, Progress, StepReport
+from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.memory.state import MemoryState, Record, object_or_none
 from pipeserve.runtime.ports import Cancellation, Claim, FinishedRun, JobQuery, NewJob, Outcome, Renewal, RunView
 
@@ -54,7 +55,8 @@ class MemoryLedger:
                 continue
             record.created_at = run.created_at
             record.attempt, record.started_at, record.worker = 1, run.started_at, run.owner
-            bodies = run.bodies[record.last_seq :]  # only its owner numbers a synchronous run's events
+            bodies = run.bodies.bodies() if isinstance(run.bodies, Brief) else run.bodies
+            bodies = bodies[record.last_seq :]  # only its owner numbers a synchronous run's events
             if run.job.keep_events:
                 record.attachments |= {attachment.index: attachment for attachment in run.attachments}
             self._end(record, bodies, run.view, run.outcome, run.completed_at)

@@ -14,6 +14,7 @@ costs the client less than as many arguments.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,14 @@ local TERMINAL = {completed=true, failed=true, canceled=true, timed_out=true, ex
 
 -- The parts of a packed list.
 local function unpacked(list)
-  local parts, at = {}, 1
-  while at <= #list do parts[#parts + 1], at = struct.unpack('>I4c0', list, at) end
+  local parts = {}
+  local count = struct.unpack('>I4', list)
+  local at = 5 + 4 * count
+  for part = 1, count do
+    local length = struct.unpack('>I4', list, 1 + 4 * part)
+    parts[part] = string.sub(list, at, at + length - 1)
+    at = at + length
+  end
   return parts
 end
 
@@ -246,12 +253,9 @@ def script(body: str) -> Script:
 
 
 def packed(parts: Iterable[bytes | str | float]) -> bytes:
-    """A list as one argument, each part after its length; ``unpacked`` in Lua reads it."""
-    pieces: list[bytes] = []
-    for part in parts:
-        value = part if isinstance(part, bytes) else str(part).encode()
-        pieces += (len(value).to_bytes(4, "big"), value)
-    return b"".join(pieces)
+    """A list as one argument: how many parts, the length of each, the parts. ``unpacked`` in Lua reads it."""
+    values = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return struct.pack(f">{len(values) + 1}I", len(values), *map(len, values)) + b"".join(values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.ports import FinishedRun, NewJob
 from pipeserve.store.scripts.attach import ATTACH, attachment_fields
 from pipeserve.store.scripts.finish import counter_sums, latency_counts, result_fields, view_fields
@@ -33,8 +34,8 @@ _RECORD = script(
     CREATE
     + ATTACH
     + """
-local function record(id, owner, status, created_at, completed_at, seconds, labels, fields, bodies, terminal_event,
-    attachments, latencies, counters)
+local function record(id, owner, status, created_at, completed_at, seconds, labels, fields, brief, bodies,
+    terminal_event, attachments, latencies, counters)
   local key = job_key(id)
   fields, bodies = unpacked(fields), unpacked(bodies)
   -- Open already: an _OPEN that its process gave up, and that the store ran later all the same.
@@ -55,7 +56,7 @@ local function record(id, owner, status, created_at, completed_at, seconds, labe
       end
     end
   end
-  local seq = math.max(logged, #bodies) + 1
+  local seq = math.max(logged, #bodies, tonumber(brief)) + 1
   fields[#fields + 1] = 'last_seq'
   fields[#fields + 1] = seq
   create(id, created_at, labels, fields)
@@ -109,8 +110,12 @@ def _record_arguments(run: FinishedRun) -> bytes:
         fields += ("canceled_by", outcome.canceled_by)
     if outcome.cancel_reason is not None:
         fields += ("cancel_reason", outcome.cancel_reason)
+    brief = run.bodies if job.keep_events and isinstance(run.bodies, Brief) else None
+    bodies = run.bodies if job.keep_events and not isinstance(run.bodies, Brief) else ()
     if job.keep_events:
         fields += view_fields(run.view)
+    if brief is not None:
+        fields += ("brief", brief.encode())
     return packed(
         (
             job.job_id,
@@ -121,7 +126,8 @@ def _record_arguments(run: FinishedRun) -> bytes:
             seconds,
             label_index(job),
             packed(fields),
-            packed(run.bodies if job.keep_events else ()),
+            len(brief) if brief is not None else 0,
+            packed(bodies),
             outcome.terminal_event,
             packed(attachment_fields(run.attachments) if job.keep_events else ()),
             latency_counts(outcome.latencies),
