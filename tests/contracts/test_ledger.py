@@ -148,6 +148,21 @@ async def test_finish_writes_state_result_and_terminal_event_together(ports: Por
     assert await ports.ledger.claim("other", 5) == []
 
 
+async def test_the_last_view_of_a_run_is_written_with_its_end(ports: Ports) -> None:
+    job = new_job()
+    await ports.ledger.submit(job)
+    await ports.ledger.claim("worker", 1)
+    early = RunView(progress=b'{"completed_steps":0,"percent":0.0}', steps=b'[{"name":"double","status":"running"}]')
+    await ports.ledger.append(job.job_id, 1, [body(job.job_id)], early)
+    late = RunView(progress=b'{"completed_steps":1,"percent":50.0}', steps=b'[{"name":"double","status":"canceled"}]')
+    await ports.ledger.cancel(job.job_id)
+    assert await ports.ledger.finish(job.job_id, 1, [], late, outcome(job.job_id, status=JobStatus.CANCELED))
+    ended = await ports.ledger.get(job.job_id)
+    assert ended is not None
+    assert [(step.name, step.status) for step in ended.steps] == [("double", "canceled")]
+    assert ended.progress.percent == 50.0
+
+
 async def test_a_finish_repeated_by_the_same_attempt_is_written_once(ports: Ports) -> None:
     job = new_job()
     await ports.ledger.submit(job)

@@ -183,15 +183,14 @@ def test_a_key_function_says_what_counts() -> None:
     assert one != cache_key("step", b"c", {"image": {"id": 2, "at": 5}, "user": "a"}, policy)
 
 
-def test_a_key_function_that_raises_makes_the_call_unhashable_in_its_own_words() -> None:
+def test_a_key_function_that_raises_makes_the_call_unhashable_without_telling_values() -> None:
     def key(x: int) -> object:
-        raise LookupError("no such image")
+        raise LookupError("no image hunter2")
 
-    with pytest.raises(
-        UnhashableArgumentError, match=r"its key function raised LookupError: no such image\."
-    ) as caught:
+    with pytest.raises(UnhashableArgumentError, match=r"its key function raised LookupError\.") as caught:
         cache_key("step", b"c", {"x": 1}, Cache(key=key))
     assert caught.value.argument == "key"
+    assert "hunter2" not in str(caught.value)
     with pytest.raises(UnhashableArgumentError, match="TypeError"):
         cache_key("step", b"c", {"y": 1}, Cache(key=key))
     with pytest.raises(UnhashableArgumentError, match="argument 'key' is a value of type object"):

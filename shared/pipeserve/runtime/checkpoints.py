@@ -61,18 +61,21 @@ class JobCheckpoints:
             _log.warning("job %s: the checkpoint of step %r can't be read: %s", self._job_id, name, error)
             return MISSING
 
-    async def save(self, name: str, spec: StepSpec, inputs: CacheKey | None, value: Any) -> None:
-        """Record a result; returns once the store has it. Raises NotStorableError, naming the step.
+    def record(self, name: str, spec: StepSpec, inputs: CacheKey | None, value: Any) -> bytes | None:
+        """What :meth:`save` records of a result. Raises NotStorableError, naming the step.
 
-        A step whose inputs can't be compared is not recorded: no other attempt could tell that it is the same call.
+        None for a step whose inputs can't be compared: no other attempt could tell that it is the same call.
         """
         if inputs is None:
-            return
+            return None
         try:
             body = self._codec.encode(value, spec.returns)
         except NotStorableError as error:
             raise NotStorableError(f"step {name!r} has checkpoint=True, but {error}") from None
-        record = orjson.dumps({"inputs": inputs.digest}) + b"\n" + body
+        return orjson.dumps({"inputs": inputs.digest}) + b"\n" + body
+
+    async def save(self, name: str, record: bytes) -> None:
+        """Keep a :meth:`record`; returns once the store has it."""
         try:
             await insist(lambda: self._port.save(self._job_id, self._attempt, name, record))
         except StaleAttemptError:

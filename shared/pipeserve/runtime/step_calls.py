@@ -399,7 +399,7 @@ class StepCalls(ABC):
         if self.engine.on_loop_thread:
             task = self.engine.loop.create_task(work)
             self.engine.flights.add(task)
-            task.add_done_callback(self.engine.flights.discard)
+            task.add_done_callback(self._left_behind)
             return None
         future = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
         with self.on_stop(future.cancel):
@@ -407,6 +407,12 @@ class StepCalls(ABC):
                 return future.result()
             except concurrent.futures.CancelledError:
                 raise RunStopped from None
+
+    def _left_behind(self, task: asyncio.Task[Any]) -> None:
+        self.engine.flights.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, RunStopped):
+            _log.error("job %s: work in the background failed", self.job_id, exc_info=error)
 
     # ---- a step's own timeout
 

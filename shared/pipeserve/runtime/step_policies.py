@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeserve.errors import InvocationError, StepFailedError, TimedOutError
@@ -63,7 +63,9 @@ class PolicyCall:
                 return self._resumed(kept)
         value = self._tried(self._context) if self._spec.cache is None else self._cached()
         if checkpoints is not None:
-            self._calls.wait_on_loop(checkpoints.save(self._record.name, self._spec, self._inputs, value))
+            record = checkpoints.record(self._record.name, self._spec, self._inputs, value)
+            if record is not None:
+                self._calls.wait_on_loop(checkpoints.save(self._record.name, record))
         return value
 
     def _cached(self) -> Any:
@@ -176,7 +178,9 @@ class PolicyCall:
             self._calls.expire(error)
             raise RunStopped from error
         if checkpoints is not None:
-            await checkpoints.save(self._record.name, self._spec, self._inputs, value)
+            record = checkpoints.record(self._record.name, self._spec, self._inputs, value)
+            if record is not None:
+                await checkpoints.save(self._record.name, record)
         return value
 
     async def _cached_async(self) -> Any:
@@ -271,10 +275,18 @@ class PolicyCall:
 
     async def _once_async(self, context: StepContext) -> Any:
         timeout = self._spec.timeout
-        context.restart(timeout)
-        scope = asyncio.timeout(timeout)
+        scope = asyncio.timeout(None)
+
+        def begun() -> None:
+            context.restart(timeout)
+            if timeout is not None:
+                scope.reschedule(self._calls.engine.loop.time() + timeout)
+
         try:
             async with scope:
+                if self._spec.definition.executor == "process":
+                    return await self._called_in_process(context, begun)
+                begun()
                 return await self._called_async(context)
         except TimeoutError:
             if not scope.expired():  # the step's own
@@ -282,11 +294,15 @@ class PolicyCall:
         name = self._record.name
         raise StepTimedOutError(f"step {name!r} took longer than its timeout of {timeout:g} s.", step=name)
 
+    async def _called_in_process(self, context: StepContext, begun: Callable[[], object]) -> Any:
+        """Its timeout begins when the step does: a new process's imports may take longer, and killed it never warms."""
+        call = self._call
+        context.restart(None)
+        pool = await self._calls.engine.open_processes()
+        return await pool.call(self._spec.definition, self._record.name, call.args, call.kwargs, context, begun=begun)
+
     async def _called_async(self, context: StepContext) -> Any:
         engine, spec, call = self._calls.engine, self._spec, self._call
-        if spec.definition.executor == "process":
-            pool = await engine.open_processes()
-            return await pool.call(spec.definition, self._record.name, call.args, call.kwargs, context)
         if spec.definition.batch is not None:
             answer = await engine.batches.call(call, context)
             self._record.batch = answer.size

@@ -86,7 +86,7 @@ def one_of_batch(name: str, parameters: tuple[Parameter, ...], returns: Any) -> 
     """
     items: list[Parameter] = []
     for parameter in parameters:
-        if parameter.annotation is not Any and get_origin(parameter.annotation) is not list:
+        if parameter.annotation not in (Any, list) and get_origin(parameter.annotation) is not list:
             raise DefinitionError(
                 f"step {name!r}: a batched step takes a list for each parameter; {parameter.name!r} is declared "
                 f"{parameter.annotation!r}"
@@ -96,7 +96,7 @@ def one_of_batch(name: str, parameters: tuple[Parameter, ...], returns: Any) -> 
         items.append(Parameter(parameter.name, _item_of(parameter.annotation), REQUIRED, parameter.keyword_only))
     if not items:
         raise DefinitionError(f"step {name!r}: a batched step needs a parameter to gather")
-    if returns is not Any and get_origin(returns) not in (list, Sequence):
+    if returns not in (Any, list, Sequence) and get_origin(returns) not in (list, Sequence):
         raise DefinitionError(
             f"step {name!r}: a batched step returns a list, one result for each item, not {returns!r}"
         )

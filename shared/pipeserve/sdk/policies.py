@@ -52,6 +52,6 @@ class Policies:
             place = getattr(fn, "__qualname__", "<lambda>")
             if "<" in place:
                 raise DefinitionError(
-                    f'step {name!r}: executor="process" needs a function at the top level of a module, because another '
+                    f'step {name!r}: executor="process" needs a function at the top level of a module, because '
                     f"another process imports it; {place} is inside another function"
                 )

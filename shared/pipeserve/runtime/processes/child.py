@@ -98,7 +98,8 @@ class _Child:
     def serve(self) -> None:
         """Answer calls until the parent closes the socket."""
         while (call := self._channel.read()) is not None and (arguments := self._channel.read()) is not None:
-            self._answer(pickle.loads(call), arguments)
+            # In a context of its own: what a step sets is no business of the next one's request.
+            contextvars.copy_context().run(self._answer, pickle.loads(call), arguments)
 
     def _answer(self, call: Call, arguments: bytearray) -> None:
         run: _ChildRun | None = None
@@ -107,6 +108,7 @@ class _Child:
             self._prepare()
             args, kwargs = pickle.loads(arguments)
             del arguments[:]
+            self._channel.send(Kind.BEGIN, b"")
             run = _ChildRun(call, self._channel, self._state, self._routing)
             value = self._value(run, Mode(call.mode), lambda: function(*args, **kwargs))
             kind, body = Kind.VALUE, _packed_result(value, "its value")
@@ -177,7 +179,7 @@ class _ChildRun:
         self.followed = call.followed
         self.veil = _NothingHere() if call.veiled else None
         self.over = False
-        self._deadline = call.deadline
+        self._deadline = min(call.deadline, math.inf if call.timeout is None else time.monotonic() + call.timeout)
         self._channel = channel
 
     def remaining(self) -> float:

@@ -5,7 +5,8 @@ the same code of one author, and nothing of it is kept.
 
 ======================  ===========================================================================
 parent to child         ``START`` once; then for each call ``CALL`` and ``ARGUMENTS``
-child to parent         any number of ``REPORT``, ``YIELD`` and ``SHOW``; then ``VALUE`` or ``ERROR``
+child to parent         ``BEGIN``, once it is ready for the call; any number of ``REPORT``, ``YIELD`` and
+                        ``SHOW``; then ``VALUE`` or ``ERROR``
 ======================  ===========================================================================
 """
 
@@ -34,6 +35,8 @@ class Kind(IntEnum):
     SHOW = 6
     VALUE = 7
     ERROR = 8
+    BEGIN = 9
+    """Without a pickle."""
 
 
 class Start(NamedTuple):
@@ -57,7 +60,9 @@ class Call(NamedTuple):
     attempt: int
     run_name: str
     deadline: float
-    """By ``time.monotonic()``, which all processes of a machine share."""
+    """The run's, by ``time.monotonic()``, which all processes of a machine share."""
+    timeout: float | None
+    """The step's own, in seconds from its begin."""
     followed: bool
     """Whether anybody is told what it prints."""
     veiled: bool

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self, cast
 
 from pipeserve.errors import DrainingError, StepFailedError
@@ -76,10 +76,13 @@ class ProcessPool:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         control: RunControl | StepContext,
+        *,
+        begun: Callable[[], object] = lambda: None,
     ) -> Any:
         """The value of one call of ``step``, named ``name``, in a child; a stream's is the list of what it yields.
 
-        What the step reports goes to ``control``, the run or the step's own context, as it happens. Raises what the
+        What the step reports goes to ``control``, the run or the step's own context, as it happens. ``begun`` is called
+        when the step begins in its child: the wait for one, and a new one's imports, are over. Raises what the
         step raises, with the child's traceback as its cause; StepFailedError where that can't be pickled;
         ProcessDiedError; TypeError for an argument or value that can't be pickled. A cancel kills the child at once.
         """
@@ -99,10 +102,11 @@ class ProcessPool:
                 attempt=context.attempt,
                 run_name=context.run_name,
                 deadline=math.inf if math.isinf(remaining) else time.monotonic() + remaining,
+                timeout=step.timeout,
                 followed=bool(getattr(run_of(context), "followed", True)),
                 veiled=getattr(run_of(context), "veil", None) is not None,
             )
-            return await child.call(packed(call), arguments, context, streams=step.mode.streams)
+            return await child.call(packed(call), arguments, context, streams=step.mode.streams, begun=begun)
         finally:
             await self._put_back(child)
 

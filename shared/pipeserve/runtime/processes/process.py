@@ -105,8 +105,18 @@ class StepProcess:
         """Its process id."""
         return self._popen.pid
 
-    async def call(self, call: bytes, arguments: bytes, context: StepContext, *, streams: bool) -> Any:
+    async def call(
+        self,
+        call: bytes,
+        arguments: bytes,
+        context: StepContext,
+        *,
+        streams: bool,
+        begun: Callable[[], object] = lambda: None,
+    ) -> Any:
         """The value of one call (a pickled Call and its arguments); if it ``streams``, the list of what it yields.
+
+        ``begun`` is called when the step's function is: the child has imported it, and ``on_init`` is over.
 
         Raises what the step raises, ProcessDiedError, or DrainingError after :meth:`drain`.
 
@@ -122,6 +132,8 @@ class StepProcess:
         while True:
             kind, body = await self._next(context)
             match kind:
+                case Kind.BEGIN:
+                    begun()
                 case Kind.REPORT:
                     _report(body, context)
                 case Kind.YIELD:

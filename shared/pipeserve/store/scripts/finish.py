@@ -22,11 +22,12 @@ if job[1] == status and TERMINAL[status] and job[4] then return 2 end
 if job[1] ~= 'running' and job[1] ~= 'canceling' then return 0 end
 if job[1] == 'canceling' and status ~= 'canceled' then return 1 end
 call('DEL', 'arq:job:'..id)
+local fields = unpacked(result)
 if job[3] == '1' then
-  result = result..view
+  for _, part in ipairs(unpacked(view)) do fields[#fields + 1] = part end
   for _, body in ipairs(unpacked(bodies)) do add_event(id, body) end
 end
-call('HSET', key, 'execution_time', seconds, unpack(unpacked(result)))
+call('HSET', key, 'execution_time', seconds, unpack(fields))
 -- What the cancel script has noted rules; an owner that was asked directly tells it with the run's end.
 if canceled_by ~= '' then call('HSETNX', key, 'canceled_by', canceled_by) end
 if cancel_reason ~= '' then call('HSETNX', key, 'cancel_reason', cancel_reason) end
