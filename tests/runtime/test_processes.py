@@ -30,6 +30,8 @@ from pipeserve.runtime.visuals import Rendered
 from pipeserve.sdk.context import LocalRun
 from pipeserve.sdk.target import load_target
 
+pytestmark = pytest.mark.e2e  # each test starts processes
+
 
 class Listener(LocalRun):
     """A run that notes what is reported to it."""
