@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,9 +26,11 @@ async def working(served: Served) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            while not task.done():  # more than once: now and then a store client's timeout swallows a cancel
+                task.cancel()
+                await asyncio.wait([task], timeout=1)
+            if not task.cancelled():
+                task.result()
 
 
 async def _work(served: Served, runtime: RealtimeRuntime) -> None:

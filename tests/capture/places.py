@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import logging
 import sys
@@ -14,12 +16,13 @@ from typing import Any
 
 import httpx
 from tests.api.harness import Served, serving
-from tests.api.worker import working
 
 from pipeserve import Pipeline
-from pipeserve.process_log import configure_logging
+from pipeserve.process_log import configure_logging, get_log
+from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, open_store
+from pipeserve_worker.runner import JobRunner
 
 
 @dataclass
@@ -131,8 +134,48 @@ def _as_a_service_logs() -> Iterator[io.TextIOWrapper]:
             logging.getLogger(name).setLevel(old)
 
 
+class _Leases:
+    """Nobody renews them: they outlast a test."""
+
+    def add(self, job_id: str) -> None: ...
+    def discard(self, job_id: str) -> None: ...
+
+
 @asynccontextmanager
-async def places(pipeline: Pipeline[..., Any], store_url: str, **runtime: Any) -> AsyncIterator[Places]:
+async def _working(served: Served, backend: DeploymentStore) -> AsyncIterator[None]:
+    """Run queued jobs as a worker process does, one after the other."""
+    services = served.services
+    async with RealtimeRuntime(services.definition, services.settings.runtime) as runtime:
+        runner = JobRunner(
+            runtime=runtime,
+            definition=services.definition,
+            ledger=backend.ledger,
+            deployment_id=services.deployment.id,
+            leases=_Leases(),
+            log=get_log("pipeserve_worker"),
+            attachments=backend.attachments,
+        )
+        stop = asyncio.Event()
+
+        async def work() -> None:
+            while not stop.is_set():
+                for claim in await backend.ledger.claim("test-worker", 1):
+                    runner.accept(claim)
+                    await runner.run(claim)
+                    runner.dismiss(claim)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 0.005)
+
+        task = asyncio.create_task(work())
+        yield
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def places(
+    pipeline: Pipeline[..., Any], store_url: str, *, worker: bool = True, **runtime: Any
+) -> AsyncIterator[Places]:
     """Serve ``pipeline``, with a worker, over the store at ``store_url``. ``runtime``: settings by field name."""
     settings = StoreSettings.from_environment(redis_url=store_url, lease_seconds=30.0)
     with _as_a_service_logs() as output:
@@ -140,7 +183,7 @@ async def places(pipeline: Pipeline[..., Any], store_url: str, **runtime: Any) -
             open_store(settings) as store,
             store.deployment(str(uuid.uuid4())) as backend,
             serving(pipeline, backend=backend, runtime=runtime) as served,
-            working(served),
+            _working(served, backend) if worker else contextlib.nullcontext(),
         ):
             await store.registry.save(served.services.deployment)
             yield Places(served, backend, output)

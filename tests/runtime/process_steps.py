@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,33 @@ async def refuse() -> None:
 @pipeline(on_init=refuse)
 def with_broken_init() -> tuple[str, int]:
     return whoami()
+
+
+SEEN: ContextVar[str] = ContextVar("seen", default="nothing")
+
+
+@step(executor="process")
+def remember(word: str) -> str:
+    """What this context holds; it holds ``word`` from now on."""
+    before = SEEN.get()
+    SEEN.set(word)
+    return before
+
+
+def start_late() -> None:
+    time.sleep(1.2)
+
+
+@step(executor="process", timeout=1.0)
+def soon(word: str) -> tuple[str, float]:
+    return word, get_context().remaining()
+
+
+@pipeline(on_init=start_late)
+def started_late(word: str) -> tuple[str, float]:
+    return soon(word)
+
+
+@pipeline
+def remembering(word: str) -> str:
+    return remember(word)

@@ -159,13 +159,12 @@ class _BatchRun(LocalRun):
 
 
 def _as_list(spec: StepSpec, results: Any) -> list[Any]:
-    if (
-        isinstance(results, (str, bytes, Mapping, Set))
-        or not hasattr(results, "__len__")
-        or not hasattr(results, "__iter__")
+    if isinstance(results, (str, bytes, Mapping, Set)) or not (
+        hasattr(results, "__len__") and hasattr(results, "__iter__")
     ):
+        kind = type(cast(object, results)).__name__
         raise TypeError(
-            f"batched step {spec.definition.name!r} returned a {type(results).__name__}; it must return a list, with "
-            "one result for each item"
+            f"batched step {spec.definition.name!r} returned a {kind}; it must return a list, with one result for each "
+            "item"
         )
     return list(results)

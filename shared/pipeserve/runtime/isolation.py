@@ -94,17 +94,20 @@ class LogRouting:
     def context(self) -> StepContext | None:
         """The step whose code is running here, if its run reports through this routing."""
         scope = current_scope.get()
-        if self._entered and isinstance(scope, StepContext) and getattr(run_of(scope), "log_routing", None) is self:
-            return scope
-        return None
+        if scope is None or not self._entered or not isinstance(scope, StepContext):
+            return None
+        return scope if getattr(run_of(scope), "log_routing", None) is self else None
 
     def write(self, text: str, logger: str, stream: TextIO) -> int:
         """Take what is written to a stream."""
-        context = None if getattr(self._handling, "now", False) else self.context()
-        if context is None:
+        context = self.context()
+        if context is None or getattr(self._handling, "now", False):
             return stream.write(text)
         if not self.keep:
             return len(text)
+        if context.silenced:
+            context.skip(text)
+            return stream.write(text)
         run = cast(RoutedRun, run_of(context))
         veil = run.veil
         if veil is None:

@@ -343,7 +343,9 @@ class PolicyCall:
             return None
         if self._spec.mode.streams and context.emitted:
             return None  # what it has yielded is told: once more would tell it twice
-        pause = retry.pause(attempt)
+        # A `def` step that an async body calls plainly is tried again at once: waiting would hold up all requests.
+        here = not self._spec.on_loop and self._calls.engine.on_loop_thread
+        pause = 0.0 if here else retry.pause(attempt)
         if run_of(context).remaining() <= pause or context.cancelled:
             return None
         problem = self._calls.problem(error, self._record.name)

@@ -108,8 +108,8 @@ class Teller:
         if not self._telling.capture.logs:
             return False
         budget = self._budget()
-        if "uncounted" in data:  # a process of its own has counted them
-            budget.dropped += data["uncounted"]
+        if "unkept" in data:  # bytes that the step's context has counted, and nothing else
+            budget.dropped += data["unkept"]
             return False
         verdict = budget.take(message)
         if verdict is Verdict.KEEP:

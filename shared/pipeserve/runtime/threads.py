@@ -116,5 +116,6 @@ class ThreadPool:
             except BaseException:  # a bug here must not cost the pool a thread
                 _log.exception("a unit of work raised")
             finally:
+                del call  # an idle thread would keep a whole request alive, with its answer
                 with self._lock:
                     self._unfinished -= 1

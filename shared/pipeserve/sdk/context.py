@@ -90,10 +90,11 @@ class StepContext:
         "_open_lines",
         "_outputs",
         "_run",
-        "_silenced",
+        "_unkept",
         "emitted",
         "live",
         "members",
+        "silenced",
         "step_name",
     )
 
@@ -111,7 +112,9 @@ class StepContext:
         self._outputs = itertools.count()
         # By thread and stream: what was written since the last line end.
         self._open_lines: dict[tuple[int, str], OpenLine] = {}
-        self._silenced = False  # no more log lines of the run are kept
+        self.silenced = False
+        """Whether no more of what the step prints is kept: it is counted by :meth:`skip`, and no more."""
+        self._unkept = 0  # bytes
 
     @property
     def bounded(self) -> bool:
@@ -191,9 +194,6 @@ class StepContext:
 
         A carriage return ends a line too, as progress bars use it. ``passed_on`` takes each line that is kept.
         """
-        if self._silenced and passed_on is None:
-            self._run.report(EventType.LOG, self.step_name, {"logger": logger}, level="info", message=text)
-            return
         place = (threading.get_ident(), logger)
         line = self._open_lines.get(place)
         if line is None:
@@ -202,10 +202,13 @@ class StepContext:
         while start < len(text):
             ended, start = line.take(text, start)
             if ended is not None and self._print_line(ended, logger, passed_on) is False and passed_on is None:
-                self._silenced = True  # what follows need not be taken apart: it is counted, and no more
-                if start < len(text):
-                    self.print(text[start:], logger)
+                self.silenced = True
+                self.skip(text[start:])
                 return
+
+    def skip(self, text: str) -> None:
+        """Count what is not kept. Not exact where several threads of a step print at once."""
+        self._unkept += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
     def end_print(self) -> None:
         """The step has ended: what it printed without a line end is its last line."""
@@ -214,6 +217,9 @@ class StepContext:
             for (_, logger), line in list(open_lines.items()):  # a thread that outlives the step may add one
                 if rest := line.rest():
                     self._print_line(rest, logger, line.passed_on)
+        if self._unkept:
+            unkept, self._unkept = self._unkept, 0
+            self._run.report(EventType.LOG, self.step_name, {"logger": "print", "unkept": unkept})
 
     def _print_line(self, line: str, logger: str, passed_on: Callable[[str], object] | None) -> bool | None:
         kept = self.log("info", line, logger)

@@ -22,6 +22,7 @@ from pipeserve.events import EventType
 from pipeserve.parent import die_with_parent
 from pipeserve.runtime.failures import traceback_of, words_of
 from pipeserve.runtime.isolation import LogRouting
+from pipeserve.runtime.log_budget import LogBudget, Verdict
 from pipeserve.runtime.processes.channel import Channel
 from pipeserve.runtime.processes.messages import (
     Call,
@@ -148,6 +149,7 @@ class _Child:
                     return self._run(_send_each_async(call(), run))
         finally:
             context.end_print()
+            run.end_logs()
             current_scope.reset(token)
 
     def _settled(self, result: Any) -> Any:
@@ -181,6 +183,9 @@ class _ChildRun:
         self.over = False
         self._deadline = min(call.deadline, math.inf if call.timeout is None else time.monotonic() + call.timeout)
         self._channel = channel
+        self._draws = call.draws
+        self._logs = LogBudget(call.log_limit)
+        self._unkept = 0  # bytes of log text that the parent is not told
 
     def remaining(self) -> float:
         """Seconds to the deadline of the step or its run, whichever comes first."""
@@ -199,6 +204,12 @@ class _ChildRun:
         message: str | None = None,
     ) -> bool | None:
         """Tell the parent, and wait while it has too much to read."""
+        verdict = Verdict.KEEP
+        if event_type is EventType.LOG and message is not None:
+            verdict = self._logs.take(message)
+            if verdict is Verdict.DROP:
+                self._unkept += len(message)
+                return False
         try:
             body = packed(Report(event_type.value, step_name, data, level, message))
         except Exception:  # whatever the values' own code raises: telling must not fail the step
@@ -206,10 +217,17 @@ class _ChildRun:
             data = {name: _sendable(value) for name, value in members.items()}
             body = packed(Report(event_type.value, step_name, data, level, message))
         self._channel.send(Kind.REPORT, body, unless=lambda: self.over)
-        return None
+        return None if verdict is Verdict.KEEP else False
+
+    def end_logs(self) -> None:
+        """No more comes: tell how much was not told."""
+        if self._unkept:
+            self.report(EventType.LOG, self.step_name, {"logger": "pipeserve", "unkept": self._unkept})
 
     def visualize(self, step_name: str | None, value: Any, name: str | None) -> None:
         """Draw ``value`` here, where its library and it itself are, and send the picture."""
+        if not self._draws:
+            return
         try:
             body = packed(Shown(render(value), name))
         except Exception as error:  # whatever the value's own code raises: showing must not fail the step

@@ -67,6 +67,10 @@ class Call(NamedTuple):
     """Whether anybody is told what it prints."""
     veiled: bool
     """Whether something of it may have to be masked: then only the parent writes its lines to the process's log."""
+    draws: bool
+    """Whether what it shows is kept."""
+    log_limit: int
+    """Bytes of log text that the run keeps: no more of it need be sent."""
 
 
 class Report(NamedTuple):

@@ -105,6 +105,8 @@ class ProcessPool:
                 timeout=step.timeout,
                 followed=bool(getattr(run_of(context), "followed", True)),
                 veiled=getattr(run_of(context), "veil", None) is not None,
+                draws=bool(getattr(run_of(context), "draws", True)),
+                log_limit=getattr(run_of(context), "log_limit", sys.maxsize),
             )
             return await child.call(packed(call), arguments, context, streams=step.mode.streams, begun=begun)
         finally:

@@ -241,7 +241,9 @@ def _report(body: bytes, context: StepContext) -> None:
     run = run_of(context)
     if event_type is EventType.OUTPUT:
         context.emit(report.data["value"])  # numbered here, as one row with what it yields
-    elif event_type is EventType.LOG and getattr(run, "veil", None) is not None:
+    elif (
+        event_type is EventType.LOG and getattr(run, "veil", None) is not None and report.data["logger"] != "pipeserve"
+    ):
         _say(report, context)
     else:
         run.report(event_type, report.step_name, report.data, level=report.level, message=report.message)
