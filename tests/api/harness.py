@@ -92,7 +92,7 @@ async def serving(
 
         app = create_app(opened, settings.service, drain)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        # Accepted connections have it from here. asyncio's own loop, unlike uvloop, sets it for sockets of its own only,
+        # Accepted connections have it from here. asyncio's own loop, unlike uvloop, sets it for its own sockets only,
         # and each answer on a kept connection would wait 40 ms for the caller's delayed ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = server_config(app, settings.service)
