@@ -13,10 +13,10 @@ import uvloop
 from benchmarks._machine import percentile, table
 from pipeserve import Capture, pipeline, step
 from pipeserve.jobs import new_job_id
-from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.recording.event_budget import EventBudget
+from pipeserve.runtime.recording.run_log import RunLog
 from pipeserve.runtime.run import RunRequest
-from pipeserve.runtime.run_log import RunLog
 from pipeserve.settings import RuntimeSettings
 
 LENGTH = 20

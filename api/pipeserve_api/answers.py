@@ -9,8 +9,8 @@ import orjson
 from pydantic_core import to_json
 
 from pipeserve.jobs import Job, Links, StepReport
+from pipeserve.runtime.recording.run_view import step_fields
 from pipeserve.runtime.run import StepRecord
-from pipeserve.runtime.run_view import step_fields
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
 from pipeserve_api.cache_status import CachedCall, cache_figures

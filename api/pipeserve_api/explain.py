@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeserve.jobs import CacheReceipt, Job, JobStatus, StepReport
-from pipeserve.runtime.run_view import STEPS_SHOWN
+from pipeserve.runtime.recording.run_view import STEPS_SHOWN
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve_api.cache_status import cache_figures, calls_of_job
 from pipeserve_api.words import cache_words, duration_words, listed, many, number, step_words

@@ -15,7 +15,7 @@ from pipeserve.events import is_terminal
 from pipeserve.jobs import Job, is_job_id
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.ports import Attachment, Attachments, Cancellation, EventLog, JobLedger, LogEntry, LogGap
-from pipeserve.runtime.run_log import RunLog
+from pipeserve.runtime.recording.run_log import RunLog
 
 
 class JobLog(ABC):

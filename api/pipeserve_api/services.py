@@ -17,9 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipeserve.errors import StoreUnavailableError
-from pipeserve.runtime.artifact_writer import ArtifactWriter
-from pipeserve.runtime.artifacts import ArtifactStore
-from pipeserve.runtime.cache_teller import CacheTeller
+from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.ports import (
     Attachments,
@@ -32,6 +30,8 @@ from pipeserve.runtime.ports import (
     SharedCache,
 )
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.values.artifact_writer import ArtifactWriter
+from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.pipeline import Pipeline

@@ -13,10 +13,10 @@ from typing import Any
 from pydantic_core import from_json
 
 from pipeserve.jobs import Job
-from pipeserve.runtime.artifact_ref import ArtifactRef
-from pipeserve.runtime.artifacts import ArtifactStore
-from pipeserve.runtime.encoding import NotJsonError, to_json
-from pipeserve.runtime.materializers import Materializers
+from pipeserve.runtime.values.artifact_ref import ArtifactRef
+from pipeserve.runtime.values.artifacts import ArtifactStore
+from pipeserve.runtime.values.encoding import NotJsonError, to_json
+from pipeserve.runtime.values.materializers import Materializers
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """A service process's own log: lines on stderr, as ``key=value`` for machines or in colour on a terminal.
 
-What the steps of a run print and log stays with its job (``pipeserve.runtime.isolation``); it also goes where it would
-have gone without a service, so ``logging`` in a step is seen here too.
+What the steps of a run print and log stays with its job (``pipeserve.runtime.capture.isolation``); it also goes where
+it would have gone without a service, so ``logging`` in a step is seen here too.
 
 Modules use the standard library's loggers, with ``extra=``, or a bound logger of :func:`get_log`. Both end in the root
 logger, so a program that embeds a service keeps its own log; only a process that *is* the service configures it.

@@ -24,9 +24,9 @@ from pipeserve.events import Event, decode, number
 from pipeserve.jobs import JobStatus, new_job_id
 from pipeserve.runtime.ports import LogEntry
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.recording.run_log import RunLog
+from pipeserve.runtime.recording.run_view import terminal_event
 from pipeserve.runtime.run import RunRequest
-from pipeserve.runtime.run_log import RunLog
-from pipeserve.runtime.run_view import terminal_event
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.settings import RuntimeSettings
 

@@ -19,9 +19,9 @@ from tests.api.harness import Served, frames, serving, wait_until
 
 from pipeserve import Capture, Materializer, pipeline, step
 from pipeserve.process_log import get_log
-from pipeserve.runtime.artifact_writer import ArtifactWriter
-from pipeserve.runtime.artifacts import ArtifactStore
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.values.artifact_writer import ArtifactWriter
+from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve_worker.runner import JobRunner
 
 LARGE = 20_000

@@ -14,7 +14,7 @@ from tests.api.worker import working
 from pipeserve import Batch, Cache, Capture, Retry, Secret, pipeline, step
 from pipeserve.errors import Problem
 from pipeserve.jobs import CacheReceipt, Job, JobStatus, Links, StepReport
-from pipeserve.runtime.run_view import STEPS_SHOWN
+from pipeserve.runtime.recording.run_view import STEPS_SHOWN
 from pipeserve_api.explain import explain
 from pipeserve_api.models import Explanation
 

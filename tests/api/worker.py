@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import orjson
 from tests.api.harness import Served
 
-from pipeserve.runtime import receipts
+from pipeserve.runtime.cache import receipts
 from pipeserve.runtime.realtime import RealtimeRuntime
-from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.recording.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest
 
 

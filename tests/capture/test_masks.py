@@ -9,6 +9,8 @@ import pytest
 from tests.capture.masked import MADE, PARAMETERS, PERSONAL, SECRETS, careful, careless
 from tests.capture.places import places
 
+pytestmark = pytest.mark.e2e  # each runs the service over an own store
+
 
 def found(*texts: bytes) -> set[str]:
     """Which secrets stand in any of the texts, in any way of writing."""

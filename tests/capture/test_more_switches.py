@@ -10,6 +10,8 @@ from tests.capture.planted import MARKS, PARAMETERS, planted
 
 from pipeserve import Cache, Capture, Pipeline, pipeline, step
 
+pytestmark = pytest.mark.e2e  # each runs the service over an own store
+
 ALL_MARKS = [mark.encode() for marks in MARKS.values() for mark in marks.values()]
 
 

@@ -8,6 +8,8 @@ from tests.capture.planted import MARKS, PARAMETERS, planted
 
 from pipeserve import Capture
 
+pytestmark = pytest.mark.e2e  # each runs the service over an own store
+
 
 def found(marks: dict[str, str], *texts: bytes) -> dict[str, str]:
     """Those of the marks that stand in any of the texts."""

@@ -17,7 +17,7 @@ from pipeserve import Pipeline, get_context, pipeline, step
 from pipeserve.events import EventType, decode, number
 from pipeserve.runtime.ports import LogEntry
 from pipeserve.runtime.realtime import RealtimeRuntime, RunRequest
-from pipeserve.runtime.run_log import RunLog
+from pipeserve.runtime.recording.run_log import RunLog
 from pipeserve.settings import RuntimeSettings
 
 _log = logging.getLogger("tests.threads")

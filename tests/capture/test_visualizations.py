@@ -15,7 +15,7 @@ from tests.api.harness import Served, serving, wait_until
 from tests.capture.places import places
 
 from pipeserve import HTML, PNG, Capture, Markdown, Pipeline, get_context, pipeline, step, visualize
-from pipeserve.runtime.visuals import MOST, MOST_BYTES
+from pipeserve.runtime.capture.visuals import MOST, MOST_BYTES
 from pipeserve.testing import TestRun, run_pipeline_async
 
 

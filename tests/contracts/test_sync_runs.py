@@ -16,8 +16,8 @@ from tests.store_fixtures import wait_until
 from pipeserve.errors import StaleAttemptError
 from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.brief import Brief, Row
 from pipeserve.runtime.ports import Cancellation, FinishedRun, JobQuery, LogEntry
+from pipeserve.runtime.recording.brief import Brief, Row
 
 
 async def test_ended_runs_are_recorded_as_if_they_had_been_jobs(ports: Ports) -> None:

@@ -73,11 +73,11 @@ def test_the_http_page_names_every_problem_code_event_type_and_job_state() -> No
 def test_the_http_page_names_every_route() -> None:
     from fastapi.routing import APIRoute
 
-    from pipeserve_api.routes import artifacts, explain, invoke, jobs, operations, streams
+    from pipeserve_api.routes import artifacts, explain, invoke, jobs, logs, operations, streams, visualizations
 
     page = (DOCS / "http.md").read_text()
-    routers = (jobs.router, artifacts.router, explain.router, streams.router, operations.router)
-    paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    modules = (jobs, logs, visualizations, artifacts, explain, streams, operations)
+    paths = [route.path for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
     for path in [invoke.PATH, *paths]:
         named = path.replace("{job_id}", "{id}")
         assert named == "/" or f"{named}`" in page, f"docs/http.md does not name {path}"

@@ -20,14 +20,14 @@ from tests.api.harness import wait_until
 from pipeserve import Capture, Materializer, Pipeline, Redact, Secret, pipeline, step
 from pipeserve.errors import ConfigurationError
 from pipeserve.jobs import JobStatus, new_job_id
-from pipeserve.runtime.artifact_ref import Artifact, ArtifactRef, sound_name
-from pipeserve.runtime.artifact_writer import ArtifactWriter
-from pipeserve.runtime.artifacts import CHUNK, ArtifactError, ArtifactMissingError, ArtifactStore
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.memory import MemoryStore
 from pipeserve.runtime.ports import LogEntry
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.run import RunRequest, RunResult
+from pipeserve.runtime.values.artifact_ref import Artifact, ArtifactRef, sound_name
+from pipeserve.runtime.values.artifact_writer import ArtifactWriter
+from pipeserve.runtime.values.artifacts import CHUNK, ArtifactError, ArtifactMissingError, ArtifactStore
 from pipeserve.sdk.materializer import NotStorableError
 from pipeserve.settings import RuntimeSettings
 

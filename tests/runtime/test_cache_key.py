@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.runtime.tricky_values import DIFFERENT, Keyed, Options, Point, Table
 
-from pipeserve.runtime.cache_key import CacheKey, UnhashableArgumentError, cache_key
+from pipeserve.runtime.cache.key import CacheKey, UnhashableArgumentError, cache_key
 from pipeserve.sdk.cache import Cache
 
 
@@ -323,7 +323,7 @@ def test_keys_are_the_same_in_another_process() -> None:
     value = {"names": {"a", "b", "c"}, "point": [1.5, "x" * 1000], "path": PurePosixPath("a")}
     program = (
         "from pathlib import PurePosixPath; from pipeserve import Cache;"
-        "from pipeserve.runtime.cache_key import cache_key;"
+        "from pipeserve.runtime.cache.key import cache_key;"
         f"print(cache_key('step', b'code', {{'x': {value!r}}}, Cache()).digest)"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -332,7 +332,7 @@ def test_keys_are_the_same_in_another_process() -> None:
 
 def test_making_keys_imports_no_heavy_library() -> None:
     program = (
-        "import sys, json; from pipeserve.runtime.cache_key import cache_key; from pipeserve import Cache;"
+        "import sys, json; from pipeserve.runtime.cache.key import cache_key; from pipeserve import Cache;"
         "cache_key('step', b'code', {'x': [1, 'a', {}], 'y': Cache()}, Cache());"
         "print(json.dumps(sorted({'numpy', 'pandas', 'PIL'} & set(sys.modules))))"
     )

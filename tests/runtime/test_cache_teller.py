@@ -8,10 +8,10 @@ from tests.api.harness import wait_until
 
 from pipeserve import Cache
 from pipeserve.errors import StoreUnavailableError
-from pipeserve.runtime.cache_key import cache_key
-from pipeserve.runtime.cache_teller import CacheTeller
+from pipeserve.runtime.cache.key import cache_key
+from pipeserve.runtime.cache.step_cache import StepCache
+from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.ports import CacheGauges
-from pipeserve.runtime.step_cache import StepCache
 
 
 class Listener:

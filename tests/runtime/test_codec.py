@@ -20,8 +20,8 @@ from pydantic import BaseModel, Field, SecretStr
 from typing_extensions import TypedDict
 
 from pipeserve import Materializer, Streamed
-from pipeserve.runtime.codec import Codec, NotStorableError, UnreadableError
-from pipeserve.runtime.materializers import Materializers
+from pipeserve.runtime.values.codec import Codec, NotStorableError, UnreadableError
+from pipeserve.runtime.values.materializers import Materializers
 
 CODEC = Codec(Materializers())
 

@@ -15,7 +15,7 @@ from pipeserve import Pipeline, get_context, log_metadata, pipeline, step
 from pipeserve.events import EventType, decode, number
 from pipeserve.runtime.ports import LogEntry
 from pipeserve.runtime.realtime import RealtimeRuntime, RunRequest
-from pipeserve.runtime.run_log import RunLog
+from pipeserve.runtime.recording.run_log import RunLog
 from pipeserve.settings import RuntimeSettings
 
 CALLERS = 200

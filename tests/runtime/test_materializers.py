@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from pipeserve import DefinitionError, Materializer
-from pipeserve.runtime.encoding import NotJsonError, to_json
-from pipeserve.runtime.materializers import Materializers
+from pipeserve.runtime.values.encoding import NotJsonError, to_json
+from pipeserve.runtime.values.materializers import Materializers
 from pipeserve.sdk.materializer import NotStorableError
 
 
@@ -263,7 +263,7 @@ def test_a_materializer_that_does_not_say_all_is_refused(attributes: dict[str, A
 
 def test_finding_a_materializer_imports_no_library() -> None:
     program = (
-        "import sys; from pipeserve.runtime.materializers import Materializers; "
+        "import sys; from pipeserve.runtime.values.materializers import Materializers; "
         "assert Materializers().find(object()) is None; "
         "sys.exit(any(name in sys.modules for name in ('numpy', 'pandas', 'PIL', 'fsspec')))"
     )

@@ -23,10 +23,10 @@ from tests.runtime import process_steps as steps
 from pipeserve import Capture, InvocationError, Pipeline, Step, Stream, pipeline, step
 from pipeserve.errors import DefinitionError, DrainingError, StepFailedError
 from pipeserve.events import EventType
-from pipeserve.runtime.isolation import LogRouting
+from pipeserve.runtime.capture.isolation import LogRouting
+from pipeserve.runtime.capture.veil import Veil
+from pipeserve.runtime.capture.visuals import Rendered
 from pipeserve.runtime.processes import ProcessDiedError, ProcessPool, StepPlace
-from pipeserve.runtime.veil import Veil
-from pipeserve.runtime.visuals import Rendered
 from pipeserve.sdk.context import LocalRun
 from pipeserve.sdk.target import load_target
 

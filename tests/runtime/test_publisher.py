@@ -12,7 +12,7 @@ from tests.store_fixtures import wait_until
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.breaker import CircuitBreaker
-from pipeserve.runtime.publisher import Publisher, PublisherFigures
+from pipeserve.runtime.recording.publisher import Publisher, PublisherFigures
 
 
 class FakeStore:

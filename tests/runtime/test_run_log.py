@@ -16,15 +16,15 @@ from pipeserve import Capture, Pipeline, emit, pipeline, progress, step
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.events import Event, EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.event_budget import ALWAYS_BYTES, EventBudget
 from pipeserve.runtime.inline import InlineRun, InlineRuns
 from pipeserve.runtime.memory import MemoryStore
 from pipeserve.runtime.ports import LogEntry, LogGap, NewJob
 from pipeserve.runtime.realtime import RealtimeRuntime
-from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.recording.event_budget import ALWAYS_BYTES, EventBudget
+from pipeserve.runtime.recording.recorder import LiveRecorder
+from pipeserve.runtime.recording.run_log import RunLog
+from pipeserve.runtime.recording.run_view import terminal_event
 from pipeserve.runtime.run import RunResult
-from pipeserve.runtime.run_log import RunLog
-from pipeserve.runtime.run_view import terminal_event
 from pipeserve.settings import RuntimeSettings
 
 MIB = 1_048_576

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeserve.runtime.cache_key import CacheKey, cache_key
-from pipeserve.runtime.step_cache import Flight, Hit, Miss, NotCopiedError, StepCache, Ticket
-from pipeserve.runtime.value_size import size_of
+from pipeserve.runtime.cache.key import CacheKey, cache_key
+from pipeserve.runtime.cache.step_cache import Flight, Hit, Miss, NotCopiedError, StepCache, Ticket
+from pipeserve.runtime.cache.value_size import size_of
 from pipeserve.sdk.cache import Cache
 
 PLAIN = Cache()

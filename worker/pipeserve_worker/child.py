@@ -15,12 +15,12 @@ from typing import Any
 from pipeserve.errors import ConfigurationError, DefinitionError, TargetError
 from pipeserve.parent import die_with_parent, parent_gone
 from pipeserve.process_log import Log, configure_logging, get_log
-from pipeserve.runtime.artifact_writer import ArtifactWriter
-from pipeserve.runtime.artifacts import ArtifactStore
-from pipeserve.runtime.cache_teller import CacheTeller
+from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.garbage import settle_memory
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.values.artifact_writer import ArtifactWriter
+from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.store import WakeUps, open_store
 from pipeserve.store.connection import owner_token
 from pipeserve_worker.cancels import listen_for_cancels

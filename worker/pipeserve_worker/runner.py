@@ -24,17 +24,17 @@ from pipeserve.errors import (
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import TERMINAL_EVENT_OF, Job, JobStatus
 from pipeserve.process_log import Log
-from pipeserve.runtime import receipts
-from pipeserve.runtime.artifact_writer import ArtifactWriter
-from pipeserve.runtime.artifacts import ArtifactError
 from pipeserve.runtime.backoff import Backoff
+from pipeserve.runtime.cache import receipts
 from pipeserve.runtime.checkpoints import JobCheckpoints
-from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.ports import Attachments, Checkpoints, Claim, JobLedger, Outcome, RunView
 from pipeserve.runtime.realtime import RealtimeRuntime
-from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.recording.event_budget import EventBudget
+from pipeserve.runtime.recording.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest, RunResult
+from pipeserve.runtime.values.artifact_writer import ArtifactWriter
+from pipeserve.runtime.values.artifacts import ArtifactError
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
 

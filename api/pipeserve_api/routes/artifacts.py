@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from pipeserve.errors import BadRequestError, NotFoundError, StoreUnavailableError
 from pipeserve.jobs import Job
-from pipeserve.runtime.artifact_ref import Artifact, ArtifactRef
-from pipeserve.runtime.artifacts import ArtifactError, ArtifactFile, ArtifactMissingError
+from pipeserve.runtime.values.artifact_ref import Artifact, ArtifactRef
+from pipeserve.runtime.values.artifacts import ArtifactError, ArtifactFile, ArtifactMissingError
 from pipeserve_api.byte_range import UnsatisfiableError, has_it, wanted_range
 from pipeserve_api.dependencies import ServicesDep
 from pipeserve_api.openapi import problems

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pipeserve.runtime.batcher import Batcher, BatcherFigures
-from pipeserve.runtime.isolation import LogRouting, RoutedRun
+from pipeserve.runtime.capture.isolation import LogRouting, RoutedRun
+from pipeserve.runtime.capture.veil import Veil
 from pipeserve.runtime.step_spec import Call, StepSpec
 from pipeserve.runtime.threads import ThreadPool
-from pipeserve.runtime.veil import Veil
 from pipeserve.sdk.context import LocalRun, StepContext, current_scope, run_of
 from pipeserve.sdk.definition import Mode
 

@@ -12,12 +12,12 @@ from typing import Any, Final
 import orjson
 
 from pipeserve.errors import StaleAttemptError
-from pipeserve.runtime.cache_key import CacheKey
-from pipeserve.runtime.codec import Codec, NotStorableError
+from pipeserve.runtime.cache.key import CacheKey
 from pipeserve.runtime.insist import insist
 from pipeserve.runtime.ports import Checkpoints
 from pipeserve.runtime.run import RunStopped
 from pipeserve.runtime.step_spec import StepSpec
+from pipeserve.runtime.values.codec import Codec, NotStorableError
 
 _log = logging.getLogger(__name__)
 

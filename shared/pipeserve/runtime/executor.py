@@ -21,9 +21,9 @@ import orjson
 from pipeserve.errors import JobCanceledError, Problem, ProblemError, StepFailedError, TimedOutError
 from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.encoding import NotJsonError
 from pipeserve.runtime.run import EventSink, RunRequest, RunResult, RunStopped
 from pipeserve.runtime.step_calls import Engine, StepCalls, Stop
+from pipeserve.runtime.values.encoding import NotJsonError
 
 
 class Run(StepCalls):

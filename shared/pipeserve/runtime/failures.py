@@ -9,8 +9,8 @@ from typing import cast
 
 from pipeserve.errors import InvocationError, Problem, StepFailedError, TimedOutError
 from pipeserve.events import clean_text
-from pipeserve.runtime.encoding import NotJsonError
 from pipeserve.runtime.run import RunStopped
+from pipeserve.runtime.values.encoding import NotJsonError
 
 
 def words_of(error: BaseException) -> str:

@@ -22,12 +22,8 @@ from pydantic_core import from_json
 from pipeserve.errors import DrainingError, OverloadedError, StaleAttemptError, StoreUnavailableError
 from pipeserve.events import Event, EventType, encode_body
 from pipeserve.jobs import Job, JobStatus, Links, new_job_id
-from pipeserve.runtime import receipts
-from pipeserve.runtime.artifact_ref import Artifact
-from pipeserve.runtime.artifact_writer import ArtifactWriter
 from pipeserve.runtime.breaker import CircuitBreaker
-from pipeserve.runtime.brief import Brief
-from pipeserve.runtime.event_budget import EventBudget
+from pipeserve.runtime.cache import receipts
 from pipeserve.runtime.executor import Run
 from pipeserve.runtime.ports import (
     Attachment,
@@ -40,13 +36,17 @@ from pipeserve.runtime.ports import (
     NewJob,
     Outcome,
 )
-from pipeserve.runtime.publisher import Publisher
-from pipeserve.runtime.quiet_log import QuietLog
 from pipeserve.runtime.realtime import RealtimeRuntime
-from pipeserve.runtime.recorder import LiveRecorder
+from pipeserve.runtime.recording.brief import Brief
+from pipeserve.runtime.recording.event_budget import EventBudget
+from pipeserve.runtime.recording.publisher import Publisher
+from pipeserve.runtime.recording.quiet_log import QuietLog
+from pipeserve.runtime.recording.recorder import LiveRecorder
+from pipeserve.runtime.recording.run_log import Home, RunLog
+from pipeserve.runtime.recording.run_view import STEPS_SHOWN, final_view, step_report, terminal_event
 from pipeserve.runtime.run import RunRequest, RunResult
-from pipeserve.runtime.run_log import Home, RunLog
-from pipeserve.runtime.run_view import STEPS_SHOWN, final_view, step_report, terminal_event
+from pipeserve.runtime.values.artifact_ref import Artifact
+from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
 from pipeserve.settings import RuntimeSettings

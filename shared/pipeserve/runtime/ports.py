@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from pipeserve.errors import Problem
 from pipeserve.jobs import Job, JobPage, JobStatus
-from pipeserve.runtime.brief import Brief
+from pipeserve.runtime.recording.brief import Brief
 from pipeserve.sdk.deployment import Deployment
 
 CacheUse = Literal["use", "no-cache", "no-store"]

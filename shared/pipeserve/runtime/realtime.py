@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeserve.errors import DrainingError, InvalidParametersError
 from pipeserve.runtime.batches import Batches
 from pipeserve.runtime.breaker import CircuitBreaker
-from pipeserve.runtime.codec import Codec
+from pipeserve.runtime.cache.shared_tier import SharedTier
+from pipeserve.runtime.cache.step_cache import StepCache
+from pipeserve.runtime.capture.isolation import LogRouting
+from pipeserve.runtime.capture.masking import RunMasking
+from pipeserve.runtime.capture.teller import Telling
 from pipeserve.runtime.dynamic_run import DynamicRun
 from pipeserve.runtime.executor import Run
-from pipeserve.runtime.isolation import LogRouting
-from pipeserve.runtime.masking import RunMasking
-from pipeserve.runtime.materializers import Materializers
-from pipeserve.runtime.outputs import OutputEncoder
 from pipeserve.runtime.plan import compile_plan
 from pipeserve.runtime.ports import SharedCache
 from pipeserve.runtime.run import EventSink, RunRequest, RunResult
-from pipeserve.runtime.shared_tier import SharedTier
 from pipeserve.runtime.static_run import StaticRun, tap_place
-from pipeserve.runtime.step_cache import StepCache
 from pipeserve.runtime.step_calls import Engine
 from pipeserve.runtime.step_spec import StepSpecs
-from pipeserve.runtime.teller import Telling
 from pipeserve.runtime.threads import ThreadPool
+from pipeserve.runtime.values.codec import Codec
+from pipeserve.runtime.values.materializers import Materializers
+from pipeserve.runtime.values.outputs import OutputEncoder
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.local import takes_state
 from pipeserve.sdk.schema import BoundParameters

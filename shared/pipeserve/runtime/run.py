@@ -15,8 +15,8 @@ from pipeserve.sdk.schema import BoundParameters
 
 if TYPE_CHECKING:
     from pipeserve.runtime.checkpoints import JobCheckpoints
-    from pipeserve.runtime.outputs import KeptOutputs
     from pipeserve.runtime.ports import Attachment
+    from pipeserve.runtime.values.outputs import KeptOutputs
 
 
 @dataclass(frozen=True, slots=True)

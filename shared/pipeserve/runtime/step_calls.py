@@ -29,20 +29,20 @@ from pipeserve.errors import InvocationError, Problem, StepFailedError, TimedOut
 from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.batches import Batches
+from pipeserve.runtime.cache.shared_tier import SharedTier
+from pipeserve.runtime.cache.step_cache import Flight, StepCache
+from pipeserve.runtime.capture.isolation import LogRouting
+from pipeserve.runtime.capture.masking import RunMasking
+from pipeserve.runtime.capture.teller import Teller, Telling
+from pipeserve.runtime.capture.veil import Veil
+from pipeserve.runtime.capture.visuals import shows_itself
 from pipeserve.runtime.failures import cause_of, problem_of, traceback_of, words_of
-from pipeserve.runtime.isolation import LogRouting
 from pipeserve.runtime.live_stream import LiveStream
-from pipeserve.runtime.masking import RunMasking
-from pipeserve.runtime.outputs import OutputEncoder
 from pipeserve.runtime.run import EventSink, RunRequest, RunStopped, StepRecord
-from pipeserve.runtime.shared_tier import SharedTier
-from pipeserve.runtime.step_cache import Flight, StepCache
 from pipeserve.runtime.step_policies import PolicyCall
 from pipeserve.runtime.step_spec import Call, StepSpec, StepSpecs
-from pipeserve.runtime.teller import Teller, Telling
 from pipeserve.runtime.threads import ThreadPool
-from pipeserve.runtime.veil import Veil
-from pipeserve.runtime.visuals import shows_itself
+from pipeserve.runtime.values.outputs import OutputEncoder
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode
 from pipeserve.sdk.stream import Streamed

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import CellType
 from typing import Any, cast
 
-from pipeserve.runtime.canonical.encoding import joined, text_form, type_name
-from pipeserve.runtime.canonical.values import LEAVES
+from pipeserve.runtime.cache.canonical.encoding import joined, text_form, type_name
+from pipeserve.runtime.cache.canonical.values import LEAVES
 from pipeserve.sdk.definition import StepDefinition
 from pipeserve.sdk.fingerprint import fingerprint
 from pipeserve.sdk.step import Step

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeserve.errors import InvocationError, StepFailedError, TimedOutError
 from pipeserve.events import EventType
-from pipeserve.runtime import receipts
-from pipeserve.runtime.cache_key import CacheKey, UnhashableArgumentError, cache_key
+from pipeserve.runtime.cache import receipts
+from pipeserve.runtime.cache.flight_control import FlightControl
+from pipeserve.runtime.cache.key import CacheKey, UnhashableArgumentError, cache_key
+from pipeserve.runtime.cache.shared_tier import SharedResult, SharedTier
+from pipeserve.runtime.cache.step_cache import Flight, Hit, NotCopiedError
 from pipeserve.runtime.checkpoints import MISSING
 from pipeserve.runtime.failures import cause_of, words_of
-from pipeserve.runtime.flight_control import FlightControl
 from pipeserve.runtime.run import RunStopped, StepRecord
-from pipeserve.runtime.shared_tier import SharedResult, SharedTier
-from pipeserve.runtime.step_cache import Flight, Hit, NotCopiedError
 from pipeserve.runtime.step_spec import Call
 from pipeserve.sdk.context import StepContext, current_scope, run_of
 from pipeserve.sdk.definition import Mode

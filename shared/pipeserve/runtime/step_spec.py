@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeserve.runtime.masking import StepMasking
+from pipeserve.runtime.capture.masking import StepMasking
 from pipeserve.runtime.step_code import StepCode
 from pipeserve.sdk.cache import Cache
 from pipeserve.sdk.definition import Mode, PipelineDefinition, StepDefinition

@@ -13,8 +13,8 @@ from contextlib import aclosing, asynccontextmanager
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.events import is_terminal
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.ports import LogEntry, LogGap
+from pipeserve.runtime.recording.brief import Brief
 from pipeserve.store.connection import Connection
 from pipeserve.store.hub import Hub, Subscription
 from pipeserve.store.keys import Keys

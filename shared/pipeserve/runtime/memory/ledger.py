@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from pipeserve.errors import BadRequestError, QueueFullError, StaleAttemptError
 from pipeserve.events import EventType
 from pipeserve.jobs import Job, JobPage, JobStatus, Links, Progress, StepReport
-from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.memory.state import MemoryState, Record, object_or_none
 from pipeserve.runtime.ports import Cancellation, Claim, FinishedRun, JobQuery, NewJob, Outcome, Renewal, RunView
+from pipeserve.runtime.recording.brief import Brief
 
 _STEPS = TypeAdapter(list[StepReport])
 

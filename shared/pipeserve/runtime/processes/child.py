@@ -20,9 +20,10 @@ from typing import Any, TypeVar, cast
 
 from pipeserve.events import EventType
 from pipeserve.parent import die_with_parent
+from pipeserve.runtime.capture.isolation import LogRouting
+from pipeserve.runtime.capture.log_budget import LogBudget, Verdict
+from pipeserve.runtime.capture.visuals import render
 from pipeserve.runtime.failures import traceback_of, words_of
-from pipeserve.runtime.isolation import LogRouting
-from pipeserve.runtime.log_budget import LogBudget, Verdict
 from pipeserve.runtime.processes.channel import Channel
 from pipeserve.runtime.processes.messages import (
     Call,
@@ -35,7 +36,6 @@ from pipeserve.runtime.processes.messages import (
     packed,
 )
 from pipeserve.runtime.processes.place import StepPlace
-from pipeserve.runtime.visuals import render
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode, PipelineDefinition
 from pipeserve.sdk.local import takes_state

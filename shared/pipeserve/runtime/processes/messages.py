@@ -17,8 +17,8 @@ import struct
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from pipeserve.runtime.capture.visuals import Rendered
 from pipeserve.runtime.processes.place import PipelinePlace, StepPlace
-from pipeserve.runtime.visuals import Rendered
 
 HEADER = struct.Struct("!BQ")
 _JOINED_BYTES = 65_536

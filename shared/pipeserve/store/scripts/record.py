@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeserve.runtime.brief import Brief
 from pipeserve.runtime.ports import FinishedRun, NewJob
+from pipeserve.runtime.recording.brief import Brief
 from pipeserve.store.scripts.attach import ATTACH, attachment_fields
 from pipeserve.store.scripts.finish import counter_sums, latency_counts, result_fields, view_fields
 from pipeserve.store.scripts.prelude import Scope, packed, script

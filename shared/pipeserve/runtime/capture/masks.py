@@ -15,7 +15,7 @@ import orjson
 from pydantic_core import from_json, to_json
 
 from pipeserve.errors import Problem
-from pipeserve.runtime.secret_texts import SHORTEST, forms, leaves
+from pipeserve.runtime.capture.secret_texts import SHORTEST, forms, leaves
 from pipeserve.sdk.secret import MASK
 
 

@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pipeserve.runtime.canonical.encoding import INLINE, NoCanonicalFormError, digest, joined, name_form, text_form
+from pipeserve.runtime.cache.canonical.encoding import (
+    INLINE,
+    NoCanonicalFormError,
+    digest,
+    joined,
+    name_form,
+    text_form,
+)
 
 if TYPE_CHECKING:
-    from pipeserve.runtime.canonical.forms import CanonicalForms
+    from pipeserve.runtime.cache.canonical.forms import CanonicalForms
 
 _MARKED_DOUBLE = Struct("<cd").pack
 _NAN = _MARKED_DOUBLE(b"f", float("nan"))  # there are many, and all count as one

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pipeserve.runtime.cache_key import UnhashableArgumentError
+from pipeserve.runtime.cache.key import UnhashableArgumentError
+from pipeserve.runtime.cache.shared_tier import SharedResult
+from pipeserve.runtime.cache.step_cache import Flight, Hit, Miss
 from pipeserve.runtime.run import StepRecord
-from pipeserve.runtime.shared_tier import SharedResult
-from pipeserve.runtime.step_cache import Flight, Hit, Miss
 from pipeserve.sdk.cache import Cache
 
 Receipt = dict[str, Any]

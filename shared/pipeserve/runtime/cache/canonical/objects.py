@@ -16,12 +16,19 @@ from uuid import UUID
 
 from pydantic import AnyUrl, BaseModel, Secret, SecretBytes, SecretStr
 
-from pipeserve.runtime.canonical.data import data_form
-from pipeserve.runtime.canonical.encoding import NoCanonicalFormError, instance, joined, kind_of, text_form, type_name
-from pipeserve.runtime.canonical.values import COMPOUNDS, LEAVES, Compound, importable
+from pipeserve.runtime.cache.canonical.data import data_form
+from pipeserve.runtime.cache.canonical.encoding import (
+    NoCanonicalFormError,
+    instance,
+    joined,
+    kind_of,
+    text_form,
+    type_name,
+)
+from pipeserve.runtime.cache.canonical.values import COMPOUNDS, LEAVES, Compound, importable
 
 if TYPE_CHECKING:
-    from pipeserve.runtime.canonical.forms import CanonicalForms
+    from pipeserve.runtime.cache.canonical.forms import CanonicalForms
 
 
 def object_form(forms: CanonicalForms, value: object) -> bytes:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from pipeserve.runtime.canonical.encoding import NoCanonicalFormError, digest, type_name
-from pipeserve.runtime.canonical.forms import CanonicalForms
-from pipeserve.runtime.canonical.values import LEAVES
+from pipeserve.runtime.cache.canonical.encoding import NoCanonicalFormError, digest, type_name
+from pipeserve.runtime.cache.canonical.forms import CanonicalForms
+from pipeserve.runtime.cache.canonical.values import LEAVES
 from pipeserve.sdk.cache import Cache
 
 

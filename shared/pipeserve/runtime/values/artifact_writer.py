@@ -11,10 +11,10 @@ import logging
 import time
 from collections.abc import Sequence
 
-from pipeserve.runtime.artifact_ref import Artifact
-from pipeserve.runtime.artifacts import ArtifactError, ArtifactStore
 from pipeserve.runtime.backoff import Backoff
-from pipeserve.runtime.outputs import KeptOutputs
+from pipeserve.runtime.values.artifact_ref import Artifact
+from pipeserve.runtime.values.artifacts import ArtifactError, ArtifactStore
+from pipeserve.runtime.values.outputs import KeptOutputs
 
 _log = logging.getLogger(__name__)
 _FIRST_BACKOFF = 0.1

@@ -2,7 +2,7 @@
 
 A short synchronous run tells little: that it and its steps began and ended. Such events are only noted, and encoded
 once in the background, after the caller has the answer. As soon as there is more to tell, or somebody looks, or the
-run lasts, a :class:`~pipeserve.runtime.run_log.RunLog` takes over with all that was noted.
+run lasts, a :class:`~pipeserve.runtime.recording.run_log.RunLog` takes over with all that was noted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from pipeserve.events import Event, EventType
 from pipeserve.jobs import Progress
-from pipeserve.runtime.brief import Brief, Row
-from pipeserve.runtime.event_budget import ENTRY_BYTES
 from pipeserve.runtime.ports import Attachment
-from pipeserve.runtime.run_log import RunLog
-from pipeserve.runtime.run_view import without_metadata
+from pipeserve.runtime.recording.brief import Brief, Row
+from pipeserve.runtime.recording.event_budget import ENTRY_BYTES
+from pipeserve.runtime.recording.run_log import RunLog
+from pipeserve.runtime.recording.run_view import without_metadata
 from pipeserve.sdk.capture import Capture
 
 _NOTED = frozenset({EventType.PIPELINE_STARTED, EventType.STEP_STARTED, EventType.STEP_COMPLETED})

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from pipeserve.runtime.masks import Masks
-from pipeserve.runtime.veil import Veil
+from pipeserve.runtime.capture.masks import Masks
+from pipeserve.runtime.capture.veil import Veil
 from pipeserve.sdk.definition import PipelineDefinition, StepDefinition
 from pipeserve.sdk.masked import parts_of
 from pipeserve.sdk.masked_parts import Parts

@@ -5,9 +5,9 @@ process follows it directly. Events are encoded when somebody first reads them, 
 those that carry a value at once, since nothing else tells their size.
 
 While nobody takes what is to be recorded, a log holds no more than its share of the process's
-:class:`~pipeserve.runtime.event_budget.EventBudget`. Beyond that, what steps say is dropped before it is numbered, and
-a ``log`` event says how much is missing. What happened to the run itself is always there. A step in a thread that only
-outruns a store that is well loses nothing: it waits.
+:class:`~pipeserve.runtime.recording.event_budget.EventBudget`. Beyond that, what steps say is dropped before it is
+numbered, and a ``log`` event says how much is missing. What happened to the run itself is always there. A step in a
+thread that only outruns a store that is well loses nothing: it waits.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 
 from pipeserve.events import Event, EventType
 from pipeserve.jobs import Progress, StepReport
-from pipeserve.runtime.event_budget import ENTRY_BYTES, EventBudget, EventShare
 from pipeserve.runtime.ports import Attachment, LogEntry, LogGap, RunView
-from pipeserve.runtime.progress import ProgressTracker
+from pipeserve.runtime.recording.event_budget import ENTRY_BYTES, EventBudget, EventShare
+from pipeserve.runtime.recording.progress import ProgressTracker
+from pipeserve.runtime.recording.run_view import STEPS_SHOWN, event_body, step_report, steps_json
 from pipeserve.runtime.run import StepRecord
-from pipeserve.runtime.run_view import STEPS_SHOWN, event_body, step_report, steps_json
 from pipeserve.sdk.capture import Capture
 
 _PATIENCE = 0.25  # seconds for which a step in a thread waits for a sign of life from the store

@@ -14,8 +14,8 @@ from copy import deepcopy
 from types import TracebackType
 from typing import Any
 
-from pipeserve.runtime.cache_key import CacheKey
-from pipeserve.runtime.canonical.encoding import kind_of, type_name
+from pipeserve.runtime.cache.canonical.encoding import kind_of, type_name
+from pipeserve.runtime.cache.key import CacheKey
 from pipeserve.sdk.cache import Cache
 
 _log = logging.getLogger(__name__)

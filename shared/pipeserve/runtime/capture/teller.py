@@ -12,14 +12,14 @@ import orjson
 
 from pipeserve.errors import Problem
 from pipeserve.events import Event, EventType, clean_text
-from pipeserve.runtime.encoding import NotJsonError, to_json
+from pipeserve.runtime.capture.log_budget import LogBudget, Verdict
+from pipeserve.runtime.capture.veil import Veil
+from pipeserve.runtime.capture.visuals import MOST, MOST_BYTES, Rendered, VisualBudget, render
 from pipeserve.runtime.failures import words_of
-from pipeserve.runtime.log_budget import LogBudget, Verdict
-from pipeserve.runtime.materializers import Materializers
 from pipeserve.runtime.ports import Attachment
 from pipeserve.runtime.run import EventSink
-from pipeserve.runtime.veil import Veil
-from pipeserve.runtime.visuals import MOST, MOST_BYTES, Rendered, VisualBudget, render
+from pipeserve.runtime.values.encoding import NotJsonError, to_json
+from pipeserve.runtime.values.materializers import Materializers
 from pipeserve.sdk.capture import Capture
 
 _LONGEST_NAME = 200  # characters of a drawing's name

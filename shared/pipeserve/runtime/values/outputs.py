@@ -15,10 +15,10 @@ import orjson
 from pydantic_core import from_json
 from pydantic_core import to_json as values_to_json
 
-from pipeserve.runtime.artifact_ref import MARK, Artifact, ArtifactRef, sound_name
-from pipeserve.runtime.encoding import to_json
-from pipeserve.runtime.masks import Masks
-from pipeserve.runtime.materializers import Materializers
+from pipeserve.runtime.capture.masks import Masks
+from pipeserve.runtime.values.artifact_ref import MARK, Artifact, ArtifactRef, sound_name
+from pipeserve.runtime.values.encoding import to_json
+from pipeserve.runtime.values.materializers import Materializers
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.masked_parts import Parts, Whole
 from pipeserve.sdk.materializer import NotStorableError

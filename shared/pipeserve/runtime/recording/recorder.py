@@ -1,8 +1,8 @@
 """Writes one run's events and its end to a job ledger, while it runs.
 
 Events go in batches, in the background: a slow store never holds up a step. What waits for a store that is away is
-bounded by the process's :class:`~pipeserve.runtime.event_budget.EventBudget`. The end is the ledger's business and is
-written in the foreground, again and again until the store has it.
+bounded by the process's :class:`~pipeserve.runtime.recording.event_budget.EventBudget`. The end is the ledger's
+business and is written in the foreground, again and again until the store has it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pipeserve.errors import JobCanceledError, StaleAttemptError, StoreUnavailab
 from pipeserve.events import Event, encode_body
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.backoff import Backoff
-from pipeserve.runtime.event_budget import EventBudget
 from pipeserve.runtime.insist import insist
 from pipeserve.runtime.ports import Attachment, Attachments, JobLedger, Outcome, RunView
+from pipeserve.runtime.recording.event_budget import EventBudget
+from pipeserve.runtime.recording.run_log import RunLog
+from pipeserve.runtime.recording.run_view import final_view, terminal_event
 from pipeserve.runtime.run import RunResult
-from pipeserve.runtime.run_log import RunLog
-from pipeserve.runtime.run_view import final_view, terminal_event
 from pipeserve.sdk.definition import PipelineDefinition
 
 _LINGER = 0.005  # seconds to wait for more events before a batch is written

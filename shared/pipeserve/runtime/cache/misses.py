@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeserve.runtime.cache_key import CacheKey
+from pipeserve.runtime.cache.key import CacheKey
 
 _STEPS = 256
 _KEYS = 16  # of each step

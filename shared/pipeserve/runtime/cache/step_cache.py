@@ -1,8 +1,8 @@
 """``StepCache``: the results of a process's steps, by what they were called with, for all its requests.
 
 The least recently used result goes first, by number and by bytes, and each has its time to live. Equal calls at the
-same time share one :class:`~pipeserve.runtime.flight.Flight`. The cache computes nothing itself: its user enters, and
-then waits, or computes and completes.
+same time share one :class:`~pipeserve.runtime.cache.flight.Flight`. The cache computes nothing itself: its user
+enters, and then waits, or computes and completes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeserve.runtime.cache_key import CacheKey
-from pipeserve.runtime.cache_misses import Miss, MissMemory, Past, Slot
-from pipeserve.runtime.flight import NOT_COPIED, Flight, NotCopiedError, deep_copy
-from pipeserve.runtime.value_size import size_of
+from pipeserve.runtime.cache.flight import NOT_COPIED, Flight, NotCopiedError, deep_copy
+from pipeserve.runtime.cache.key import CacheKey
+from pipeserve.runtime.cache.misses import Miss, MissMemory, Past, Slot
+from pipeserve.runtime.cache.value_size import size_of
 from pipeserve.sdk.cache import Cache
 
 __all__ = ["Flight", "Hit", "Miss", "NotCopiedError", "StepCache", "StepCacheFigures", "Ticket"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeserve.runtime.canonical.encoding import INLINE, NoCanonicalFormError, digest
-from pipeserve.runtime.canonical.objects import object_form
-from pipeserve.runtime.canonical.values import COMPOUNDS, LEAVES
+from pipeserve.runtime.cache.canonical.encoding import INLINE, NoCanonicalFormError, digest
+from pipeserve.runtime.cache.canonical.objects import object_form
+from pipeserve.runtime.cache.canonical.values import COMPOUNDS, LEAVES
 
 _DEEPEST = 100  # values inside values: each takes four frames of the interpreter's thousand
 

@@ -24,8 +24,8 @@ from typing import Any, Self, TypeVar, cast
 
 from pipeserve.errors import ConfigurationError, PipeserveError
 from pipeserve.jobs import is_job_id
-from pipeserve.runtime.artifact_ref import Artifact, ArtifactRef
 from pipeserve.runtime.threads import ThreadPool
+from pipeserve.runtime.values.artifact_ref import Artifact, ArtifactRef
 
 T = TypeVar("T")
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from pipeserve.errors import Problem
 from pipeserve.events import EventType
-from pipeserve.runtime.isolation import LogRouting, RoutedRun
+from pipeserve.runtime.cache.step_cache import Flight
+from pipeserve.runtime.capture.isolation import LogRouting, RoutedRun
+from pipeserve.runtime.capture.veil import Veil
 from pipeserve.runtime.run import RunStopped
-from pipeserve.runtime.step_cache import Flight
-from pipeserve.runtime.veil import Veil
 
 
 class FlightControl:
-    """A :class:`~pipeserve.runtime.isolation.RoutedRun`, of the run that leads. Its cancel alone stops no call."""
+    """A :class:`~pipeserve.runtime.capture.isolation.RoutedRun`: the leading run's. Its cancel alone stops nothing."""
 
     __slots__ = ("_flight", "_run")
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import NoReturn
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.cache.step_cache import StepCache
 from pipeserve.runtime.ports import CacheGauges, Operations
-from pipeserve.runtime.step_cache import StepCache
 
 _AGAIN = 10.0  # seconds after which it is told once more: the store forgets it after 30
 

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from pipeserve.runtime.canonical.encoding import NoCanonicalFormError, digest, instance, kind_of
+from pipeserve.runtime.cache.canonical.encoding import NoCanonicalFormError, digest, instance, kind_of
 
 if TYPE_CHECKING:
-    from pipeserve.runtime.canonical.forms import CanonicalForms
+    from pipeserve.runtime.cache.canonical.forms import CanonicalForms
 
 
 def data_form(forms: CanonicalForms, value: object) -> bytes | None:

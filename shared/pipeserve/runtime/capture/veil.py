@@ -15,7 +15,7 @@ import orjson
 from pydantic_core import from_json, to_json
 
 from pipeserve.events import Event, EventType
-from pipeserve.runtime.masks import Masks
+from pipeserve.runtime.capture.masks import Masks
 from pipeserve.sdk.masked_parts import Parts, Whole
 from pipeserve.sdk.secret import MASK
 

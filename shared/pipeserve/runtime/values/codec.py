@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from pipeserve.runtime.materializers import Materializers, name_of
+from pipeserve.runtime.values.materializers import Materializers, name_of
 from pipeserve.sdk.materializer import Materializer, NotStorableError
 from pipeserve.sdk.stream import Streamed
 

@@ -28,8 +28,8 @@ from contextlib import ExitStack
 from functools import partial, wraps
 from typing import Any, Protocol, TextIO, cast
 
-from pipeserve.runtime.patches import Patch
-from pipeserve.runtime.veil import Veil
+from pipeserve.runtime.capture.patches import Patch
+from pipeserve.runtime.capture.veil import Veil
 from pipeserve.sdk.context import RunControl, StepContext, current_scope, run_of
 from pipeserve.sdk.lines import shortened
 

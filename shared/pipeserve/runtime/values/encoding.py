@@ -18,7 +18,7 @@ import orjson
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from pipeserve.runtime.materializers import Materializers
+    from pipeserve.runtime.values.materializers import Materializers
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 

@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from pipeserve.errors import DefinitionError
-from pipeserve.runtime.artifact_ref import is_media_type
-from pipeserve.runtime.frames import dump_table, load_table, records, values
+from pipeserve.runtime.values.artifact_ref import is_media_type
+from pipeserve.runtime.values.frames import dump_table, load_table, records, values
 from pipeserve.sdk.materializer import Materializer, NotStorableError
 
 _OCTETS = "application/octet-stream"
@@ -148,7 +148,7 @@ class _Array(Materializer[Any]):
 
 
 class _Table(Materializer[Any]):
-    """pandas tables, as ``.npz`` (:mod:`pipeserve.runtime.frames`)."""
+    """pandas tables, as ``.npz`` (:mod:`pipeserve.runtime.values.frames`)."""
 
     media_type = "application/zip"
     suffix = ".npz"

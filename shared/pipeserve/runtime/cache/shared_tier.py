@@ -15,10 +15,10 @@ import orjson
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.breaker import CircuitBreaker
-from pipeserve.runtime.cache_key import CacheKey
-from pipeserve.runtime.codec import Codec, NotStorableError
+from pipeserve.runtime.cache.key import CacheKey
 from pipeserve.runtime.ports import SharedCache
 from pipeserve.runtime.step_spec import StepSpec
+from pipeserve.runtime.values.codec import Codec, NotStorableError
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.25  # seconds for the store to answer; then the step is computed

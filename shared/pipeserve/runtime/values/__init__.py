@@ -1,0 +1,1 @@
+"""Values as bytes: JSON, materializers, and artifacts for what is large."""
