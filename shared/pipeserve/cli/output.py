@@ -10,6 +10,7 @@ import orjson
 from pydantic_core import to_json
 
 from pipeserve.events import Event, EventType, decode, encode_body
+from pipeserve.sdk.context import current_scope
 
 LONGEST_VALUE = 120
 PROGRESS_EVERY = 0.1
@@ -60,7 +61,11 @@ class EventTeller:
         if isinstance(event.data, orjson.Fragment):  # of a run in this process: only encoding opens it
             event = decode(encode_body(event))
         if not event.event_type.terminal:
-            tell(describe_event(event))
+            token = current_scope.set(None)  # in a step's scope, what is written here would be the step's own output
+            try:
+                tell(describe_event(event))
+            finally:
+                current_scope.reset(token)
 
     def attach(self, attachment: object) -> None:
         """A line can't show it; its event says that it is there."""

@@ -17,14 +17,15 @@ _LINE_END = re.compile(r"[\r\n]")  # one character: a search for one of two or t
 class OpenLine:
     """What one thread has written to one stream since its last line end. Not thread-safe."""
 
-    __slots__ = ("_parts", "_returned", "_size", "passed_on")
+    __slots__ = ("_blank", "_parts", "_returned", "_size", "passed_on")
 
     def __init__(self, passed_on: Callable[[str], object] | None = None) -> None:
         """``passed_on`` takes each whole line, with its end; None: its text has gone on already."""
         self.passed_on = passed_on
         self._parts: list[str] = []
         self._size = 0
-        self._returned = False  # the last character was a carriage return, and "\n" may follow
+        self._returned = False  # the last character was a carriage return that ended a line, and "\n" may follow
+        self._blank = False  # that carriage return has ended no line yet
 
     def take(self, text: str, start: int) -> tuple[str | None, int]:
         """Read ``text`` from ``start`` on, up to the next line end.
@@ -32,9 +33,12 @@ class OpenLine:
         Returns the line that has ended (None: none has) and where the next one starts. A carriage return ends a line
         too, as progress bars use it; one that is followed by nothing but itself ends none.
         """
-        if self._returned and text.startswith("\n", start):
-            start += 1
-        self._returned = False
+        if self._returned:
+            self._returned = False
+            if text.startswith("\n", start):
+                start += 1
+                if self._blank:
+                    return "", start
         end = _LINE_END.search(text, start)
         if end is None:
             self._add(text, start, len(text))
@@ -45,7 +49,7 @@ class OpenLine:
             return line, after
         if text.startswith("\n", after):
             return line, after + 1
-        self._returned = after == len(text)
+        self._returned, self._blank = after == len(text), not line
         return line or None, after
 
     def rest(self) -> str:
