@@ -79,4 +79,6 @@ class StructuredFormatter(logging.Formatter):
                 line["exception"] = self.formatException(record.exc_info)
             else:
                 line["exc_info"] = record.exc_info
+        elif record.exc_text:  # drawn already: with its secrets masked, say
+            line["exception"] = record.exc_text
         return cast(str, self._render(None, record.levelname, line))

@@ -135,3 +135,7 @@ def planted(capture: Capture) -> Pipeline[..., Any]:
 
 
 PARAMETERS = {"text": METADATA["parameter"], "plant.extra": METADATA["override"]}
+
+
+quiet = planted(Capture(logs=False, metadata=False, visualizations=False, code=False))
+"""For a service in processes of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
@@ -28,6 +29,10 @@ from pipeserve import (
     pipeline,
     step,
 )
+from pipeserve.jobs import JobStatus
+from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.recording.run_log import RunLog
+from pipeserve.runtime.run import RunRequest
 from pipeserve.sdk.snapshot import snapshot
 from pipeserve.settings import RuntimeSettings
 from pipeserve.testing import TestRun, run_pipeline_async
@@ -278,6 +283,34 @@ async def test_a_step_that_fails_tells_what_it_had_to_say() -> None:
     run = await run_pipeline_async(serve)
     assert messages(run) == ["before"]
     assert run.error is not None
+
+
+async def test_what_an_abandoned_step_has_told_is_told_and_nothing_after_that(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    goes_on = threading.Event()
+
+    @step(timeout=0.05)
+    def make() -> Secret[str]:
+        print("before")
+        goes_on.wait(10)
+        print("after", MADE)
+        return MADE
+
+    @pipeline
+    def serve() -> Any:
+        return make()
+
+    definition = serve.definition
+    async with RealtimeRuntime(definition, RuntimeSettings.from_environment(timeout_grace=0.0)) as runtime:
+        log = RunLog("job", 1, definition.capture, 1)
+        run = runtime.start(RunRequest("job", 1, definition.parameters.validate({}), "run"), log)
+        assert (await run.wait()).status is JobStatus.TIMED_OUT
+        goes_on.set()
+    bodies = b"".join(log.bodies(0))
+    assert b"before" in bodies
+    assert b"after" not in bodies
+    assert capsys.readouterr().out == "before\n"
 
 
 # ---- what would write a secret to the store

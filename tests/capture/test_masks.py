@@ -43,6 +43,7 @@ async def test_a_secret_is_found_nowhere_and_a_redacted_value_in_the_result_alon
     assert found(everything["store"]) == {"redacted"}  # for the result
     assert found(everything["routes"].replace(orjson.dumps(result), b"")) <= {"redacted"}
     assert found(everything["process"]) == set()
+    assert b"KeyError: ***" in everything["process"].replace(b"'", b"")  # the traceback itself is there
     if mode == "sync":
         assert answer.json()["outputs"] == {"used": "used", "made": MADE, "person": PERSONAL}
     assert result["outputs"] == {"used": "used", "made": "***", "person": PERSONAL}

@@ -99,11 +99,11 @@ async def test_two_hundred_requests_at_once_never_cross(served: Pipeline[..., An
 
 
 async def test_what_runs_outside_a_run_is_nobodys_log(capsys: pytest.CaptureFixture[str]) -> None:
+    spoken = threading.Event()
+
     @step
     def quiet() -> None:
-        thread = threading.Thread(target=lambda: print("from a thread without context"))
-        thread.start()
-        thread.join()
+        spoken.wait(10)
 
     @pipeline
     def served() -> None:
@@ -111,7 +111,14 @@ async def test_what_runs_outside_a_run_is_nobodys_log(capsys: pytest.CaptureFixt
 
     async with RealtimeRuntime(served.definition, RuntimeSettings.from_environment()) as runtime:
         own = RunLog("job", 1, served.definition.capture, 1)
+        run = runtime.start(RunRequest("job", 1, served.definition.parameters.validate({}), "run"), own)
         print("outside")
-        await runtime.start(RunRequest("job", 1, served.definition.parameters.validate({}), "run"), own).wait()
-    assert b"outside" not in b"".join(own.bodies(0))
-    assert capsys.readouterr().out == "outside\nfrom a thread without context\n"
+        thread = threading.Thread(target=lambda: print("from a thread of nobody's"))
+        thread.start()
+        thread.join()
+        spoken.set()
+        await run.wait()
+    bodies = b"".join(own.bodies(0))
+    assert b"outside" not in bodies
+    assert b"nobody" not in bodies
+    assert capsys.readouterr().out == "outside\nfrom a thread of nobody's\n"

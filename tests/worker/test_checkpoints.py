@@ -43,8 +43,9 @@ async def test_a_job_whose_process_is_killed_goes_on_after_its_last_finished_ste
         resumed = {report.name: report.resumed for report in job.steps}
         assert resumed == {"measure": True, "spell": True, "label": True, "hold": False}
         assert await at.jobs.checkpoints.load(job_id) == {}, "nothing is left of them"
-        # What a stream has yielded is told again: the log of the first attempt may have been lost with its process.
-        assert (await at.log(job_id)).count("output") == 8
+        # What a stream has yielded is told again. What the first attempt told may have been lost with its process.
+        told_again = (await at.log(job_id)).count("output")
+        assert told_again in (4, 8)
 
 
 @pytest.mark.e2e

@@ -22,7 +22,7 @@ import io
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial, wraps
@@ -277,6 +277,10 @@ class _RoutedBuffer:
             return self._buffer.write(data)
         self._stream.write(bytes(data).decode(self._stream.encoding or "utf-8", "replace"))
         return len(data)
+
+    def writelines(self, lines: Iterable[bytes], /) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._buffer, name)

@@ -24,13 +24,12 @@ class Verdict(Enum):
 class LogBudget:
     """What one run may still log. Thread-safe."""
 
-    __slots__ = ("_full", "_kept", "_lock", "dropped", "limit")
+    __slots__ = ("_dropped", "_full", "_kept", "_lock", "limit")
 
     def __init__(self, limit: int) -> None:
         """``limit``: bytes of text that are kept."""
         self.limit = limit
-        self.dropped = 0
-        """Bytes of text that were not."""
+        self._dropped = 0  # bytes that were not
         self._kept = 0
         self._full = False
         self._lock = threading.Lock()
@@ -43,5 +42,16 @@ class LogBudget:
                 self._kept += max(size, LEAST)
                 return Verdict.KEEP
             first, self._full = not self._full, True
-            self.dropped += size
+            self._dropped += size
             return Verdict.LAST if first else Verdict.DROP
+
+    def drop(self, size: int) -> None:
+        """Count ``size`` bytes that were not kept, and that nobody has asked for."""
+        with self._lock:
+            self._dropped += size
+
+    def take_dropped(self) -> int:
+        """How many bytes were not kept since this was last asked."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+            return dropped

@@ -99,8 +99,9 @@ class Teller:
 
     def end(self) -> None:
         """The run has ended: what is there to say about what it has said."""
-        if self._logs is not None and self._logs.dropped:
-            count = self._logs.dropped
+        if self.veil is not None:
+            self.veil.abandon()
+        if self._logs is not None and (count := self._logs.take_dropped()):
             data = {"logger": "pipeserve", "cut": True, "bytes": count}
             self._send(EventType.LOG, None, data, "warning", f"{count} more bytes of logs were not kept", None)
 
@@ -109,7 +110,7 @@ class Teller:
             return False
         budget = self._budget()
         if "unkept" in data:  # bytes that the step's context has counted, and nothing else
-            budget.dropped += data["unkept"]
+            budget.drop(data["unkept"])
             return False
         verdict = budget.take(message)
         if verdict is Verdict.KEEP:

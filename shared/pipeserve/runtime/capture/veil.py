@@ -32,6 +32,8 @@ class _Running:
     yields: Parts | None
     """What is masked of each value that it emits."""
     waiting: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+    abandoned: bool = False
+    """Whether nothing of it is told any more."""
 
 
 class Veil:
@@ -56,6 +58,15 @@ class Veil:
         for action in () if running is None else running.waiting:
             action()
 
+    def abandon(self) -> None:
+        """The run ends without those of its steps that still run: what waits goes, and nothing after it."""
+        with self._lock:
+            waiting = [action for running in self._running.values() for action in running.waiting]
+            for running in self._running.values():
+                running.waiting, running.abandoned = [], True
+        for action in waiting:
+            action()
+
     def emitted(self, step: str | None, value: Any) -> None:
         """``step`` emits ``value``: hide what is masked of it, before others that read it live can tell of it."""
         running = self._running.get(step)
@@ -68,7 +79,7 @@ class Veil:
         with self._lock:
             running = self._running.get(step)
             if running is not None:
-                if len(running.waiting) < _MOST_WAITING:
+                if len(running.waiting) < _MOST_WAITING and not running.abandoned:
                     running.waiting.append(action)
                 return
         action()
