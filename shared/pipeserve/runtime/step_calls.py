@@ -82,6 +82,11 @@ class Engine:
     flights: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     """Work that belongs to no single run. asyncio itself keeps only weak references."""
 
+    def in_background(self, task: asyncio.Task[Any]) -> None:
+        """Keep ``task``, which belongs to no single run, until it is done."""
+        self.flights.add(task)
+        task.add_done_callback(self.flights.discard)
+
     @property
     def on_loop_thread(self) -> bool:
         """Whether this is the loop's thread: it must not wait for anything."""
@@ -398,7 +403,7 @@ class StepCalls(ABC):
         """
         if self.engine.on_loop_thread:
             task = self.engine.loop.create_task(work)
-            self.engine.flights.add(task)
+            self.engine.in_background(task)
             task.add_done_callback(self._left_behind)
             return None
         future = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
@@ -409,7 +414,6 @@ class StepCalls(ABC):
                 raise RunStopped from None
 
     def _left_behind(self, task: asyncio.Task[Any]) -> None:
-        self.engine.flights.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, RunStopped):
             _log.error("job %s: work in the background failed", self.job_id, exc_info=error)

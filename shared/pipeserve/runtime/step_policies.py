@@ -19,7 +19,7 @@ from pipeserve.runtime.cache.flight_control import FlightControl
 from pipeserve.runtime.cache.key import CacheKey, UnhashableArgumentError, cache_key
 from pipeserve.runtime.cache.shared_tier import SharedResult, SharedTier
 from pipeserve.runtime.cache.step_cache import Flight, Hit, NotCopiedError
-from pipeserve.runtime.checkpoints import MISSING
+from pipeserve.runtime.checkpoints import MISSING, JobCheckpoints
 from pipeserve.runtime.failures import cause_of, words_of
 from pipeserve.runtime.run import RunStopped, StepRecord
 from pipeserve.runtime.step_spec import Call
@@ -56,11 +56,8 @@ class PolicyCall:
     def value(self) -> Any:
         """The value of a sync step, computed here or found. Raises what the step raises, or RunStopped."""
         checkpoints = self._calls.request.checkpoints if self._spec.definition.checkpoint else None
-        if checkpoints is not None:
-            self._inputs = self._input_key()
-            kept = checkpoints.find(self._record.name, self._spec, self._inputs)
-            if kept is not MISSING:
-                return self._resumed(kept)
+        if checkpoints is not None and (kept := self._recorded(checkpoints)) is not MISSING:
+            return self._resumed(kept)
         value = self._tried(self._context) if self._spec.cache is None else self._cached()
         if checkpoints is not None:
             record = checkpoints.record(self._record.name, self._spec, self._inputs, value)
@@ -166,11 +163,8 @@ class PolicyCall:
     async def value_async(self) -> Any:
         """The same for what runs on the loop."""
         checkpoints = self._calls.request.checkpoints if self._spec.definition.checkpoint else None
-        if checkpoints is not None:
-            self._inputs = self._input_key()
-            kept = checkpoints.find(self._record.name, self._spec, self._inputs)
-            if kept is not MISSING:
-                return self._resumed(kept)
+        if checkpoints is not None and (kept := self._recorded(checkpoints)) is not MISSING:
+            return self._resumed(kept)
         try:
             cached = self._spec.cache is not None
             value = await (self._cached_async() if cached else self._tried_async(self._context))
@@ -209,8 +203,7 @@ class PolicyCall:
         """Compute in a task of its own, so that it outlives its leader while others wait."""
         engine = self._calls.engine
         task = engine.loop.create_task(self._fly(flight, key), context=contextvars.copy_context())
-        engine.flights.add(task)
-        task.add_done_callback(engine.flights.discard)
+        engine.in_background(task)
         flight.on_abandoned(lambda: engine.loop.call_soon_threadsafe(task.cancel))
         return task
 
@@ -323,6 +316,11 @@ class PolicyCall:
         except UnhashableArgumentError as error:
             self._record.cache = receipts.unhashable(error)
             return None
+
+    def _recorded(self, checkpoints: JobCheckpoints) -> Any:
+        """The result that an earlier attempt has recorded for this call; MISSING if there is none."""
+        self._inputs = self._input_key()
+        return checkpoints.find(self._record.name, self._spec, self._inputs)
 
     def _input_key(self) -> CacheKey | None:
         """What a checkpoint of this call is bound to; None: inputs that can't be compared, so it is never used."""
