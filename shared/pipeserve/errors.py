@@ -16,6 +16,7 @@ An error knows what a caller needs to decide: its ``code`` (stable, for programs
         ├── ForbiddenError              403 forbidden
         ├── NotFoundError               404 not_found
         ├── AlreadyFinishedError        409 already_finished
+        ├── NotRetryableError           409 not_retryable
         ├── JobCanceledError            409 canceled
         ├── ExpiredError                410 expired
         ├── PayloadTooLargeError        413 payload_too_large
@@ -166,6 +167,13 @@ class AlreadyFinishedError(ProblemError):
     """The job has reached its end, and an end never changes."""
 
     code = "already_finished"
+    status = 409
+
+
+class NotRetryableError(ProblemError):
+    """The job can't be run again: it has not ended yet, or its input was not kept."""
+
+    code = "not_retryable"
     status = 409
 
 

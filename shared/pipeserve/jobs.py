@@ -118,6 +118,38 @@ class Links(_Wire):
         )
 
 
+class Eta(_Wire):
+    """In how many seconds a live job will have ended: as likely as not (``p50``), and nine times in ten (``p90``)."""
+
+    p50: float
+    p90: float
+
+
+class WebhookDelivery(_Wire):
+    """One try to deliver one event. ``duration`` is in seconds."""
+
+    seq: int = Field(description="The number of the event in the job's log")
+    event_type: str
+    attempt: int = Field(description="Tries at this event, from 1")
+    at: datetime
+    status_code: int | None = Field(default=None, description="What the receiver answered; null: it did not")
+    error: str | None = Field(default=None, description="Why the try failed")
+    duration: float = 0.0
+
+
+class WebhookReport(_Wire):
+    """Where a job's events are sent, and what came of it."""
+
+    url: str
+    events: list[str] = Field(description="The types of event that are sent")
+    status: Literal["active", "done", "failed", "disabled"] = Field(
+        default="active", description="failed: tries were used up; disabled: the receiver answered 410"
+    )
+    deliveries: list[WebhookDelivery] = Field(
+        default_factory=list[WebhookDelivery], description="The newest tries, oldest first; only where one job is shown"
+    )
+
+
 class Job(_Wire):
     """One request, sync or async, as ``GET /jobs/{id}`` shows it. Durations are in seconds."""
 
@@ -139,7 +171,9 @@ class Job(_Wire):
     execution_time: float | None = None
     progress: Progress = Field(default_factory=Progress)
     steps: list[StepReport] = Field(default_factory=list[StepReport])
-    queue_position: int | None = None
+    priority: int = 0
+    queue_position: int | None = Field(default=None, description="From 0; null for a job that is not due or runs")
+    eta: Eta | None = Field(default=None, description="Of a live job whose pipeline has been measured")
     outputs: dict[str, Any] | None = None
     result: dict[str, Any] | None = Field(
         default=None, exclude=True, description="The outputs with nothing masked, for the result's own route"
@@ -148,7 +182,11 @@ class Job(_Wire):
     canceled_by: str | None = None
     cancel_reason: str | None = None
     retried_from: str | None = None
-    expires_at: datetime | None = None
+    expires_at: datetime | None = Field(default=None, description="A job that has not started by then expires")
+    webhook: WebhookReport | None = None
+    fenced_writes: int = Field(
+        default=0, description="Writes that were refused because they came from an attempt that had lost the job"
+    )
     last_seq: int = Field(default=0, description="The number of the newest event in the job's log")
     links: Links
 

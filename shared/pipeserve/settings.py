@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeserve.errors import ConfigurationError
@@ -69,6 +69,11 @@ class StoreSettings(_Settings):
         gt=0,
         alias="ZENML_SERVING_MAX_QUEUE_SIZE",
         description="Jobs that may wait; the next one is 429 queue_full.",
+    )
+    durability: Literal["standard", "strict"] = Field(
+        "standard",
+        alias="PIPESERVE_DURABILITY",
+        description="strict: a job is accepted once it is on disk, or on a replica; standard: once the store has it.",
     )
 
 
@@ -186,7 +191,9 @@ class ServiceSettings(_Settings):
     port: int = Field(8001, ge=0, le=65_535, alias="ZENML_SERVICE_PORT", description="Port to listen on.")
     workers: int = Field(1, gt=0, alias="ZENML_SERVICE_WORKERS", description="API processes on this port.")
     auth_key: SecretStr | None = Field(
-        None, alias="ZENML_SERVING_AUTH_KEY", description="Once set, every route but /health* needs it."
+        None,
+        alias="ZENML_SERVING_AUTH_KEY",
+        description="Once set, every route but /health* needs it; or one of several, commas between.",
     )
     max_body: int = Field(
         1_048_576, gt=0, alias="PIPESERVE_MAX_BODY", description="Bytes that a request's body may have."
@@ -198,6 +205,27 @@ class ServiceSettings(_Settings):
         "inline",
         alias="PIPESERVE_SYNC_EXECUTION",
         description="Run synchronous calls in the API process, or on the workers.",
+    )
+
+
+class WebhookSettings(_Settings):
+    """How jobs' events are sent to receivers."""
+
+    secret: SecretStr | None = Field(
+        None,
+        alias="PIPESERVE_WEBHOOK_SECRET",
+        description="Signs webhooks (whsec_…; several, with spaces between, while one is replaced). Unset: refused.",
+    )
+    allow: str = Field(
+        "",
+        alias="PIPESERVE_WEBHOOK_ALLOW",
+        description="Private receivers that are allowed: host names and networks with commas between, or *.",
+    )
+    timeout: float = Field(
+        15.0, gt=0, alias="PIPESERVE_WEBHOOK_TIMEOUT", description="Seconds that a receiver has to answer."
+    )
+    attempts: int = Field(
+        10, gt=0, alias="PIPESERVE_WEBHOOK_ATTEMPTS", description="Tries at one event before its webhook has failed."
     )
 
 
@@ -215,6 +243,18 @@ class WorkerSettings(_Settings):
     )
     drain_seconds: float = Field(
         30.0, ge=0, alias="PIPESERVE_DRAIN_SECONDS", description="Seconds that running jobs have to end after SIGTERM."
+    )
+    max_jobs_per_child: int | None = Field(
+        None,
+        gt=0,
+        alias="PIPESERVE_MAX_JOBS_PER_CHILD",
+        description="Jobs after which a worker process is replaced; unset: never.",
+    )
+    max_rss: ByteSize | None = Field(
+        None,
+        gt=0,
+        alias="PIPESERVE_MAX_RSS",
+        description="Memory over which a worker process is replaced, such as 2GiB; unset: never.",
     )
 
 

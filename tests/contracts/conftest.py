@@ -49,6 +49,24 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
             for job_id in await redis.zrange(opened.keys.running, 0, -1):
                 await redis.zadd(opened.keys.running, {job_id: 1}, xx=True)
 
+        async def pass_time(seconds: float) -> None:
+            keys = opened.keys
+            zsets = [keys.prefix + name for name in ("queue", "scheduled", "expiry", "running", "webhooks")]
+            zsets += [lane async for lane in redis.scan_iter(match=keys.prefix + "lane:*")]
+            for zset in zsets:
+                for member in await redis.zrange(zset, 0, -1):
+                    await redis.zincrby(zset, -seconds * 1000, member)
+            live = [*await redis.zrange(keys.queue, 0, -1), *await redis.zrange(keys.running, 0, -1)]
+            for job_id in live:
+                for moment in ("created_at", "run_at", "expires_at"):
+                    if await redis.hexists(keys.job(job_id.decode()), moment):
+                        await redis.hincrby(keys.job(job_id.decode()), moment, round(-seconds * 1e6))
+            if seconds >= 30:
+                await redis.delete(keys.reconciler)
+            if seconds >= 80:
+                async for step in redis.scan_iter(match=keys.prefix + "pace:*"):
+                    await redis.delete(step)
+
         async def age_caches() -> None:
             for owner, told in (await redis.hgetall(opened.keys.caches)).items():
                 moment, rest = told.split(b":", 1)
@@ -80,8 +98,10 @@ async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
             attachments=opened.attachments,
             checkpoints=opened.checkpoints,
             cache=opened.cache,
+            webhooks=opened.webhooks,
             registry=store.registry,
             expire_leases=expire_leases,
+            pass_time=pass_time,
             age_caches=age_caches,
             expire_records=expire_records,
             everything=everything,
@@ -96,6 +116,9 @@ def _memory() -> Ports:
     store = MemoryStore(
         clock=clock, lease_seconds=30.0, event_log_max=LOG_MAX, max_queue_size=QUEUE_MAX, result_ttl=RESULT_TTL
     )
+
+    async def pass_time(seconds: float) -> None:
+        clock.ahead += seconds
 
     async def half_a_minute() -> None:
         clock.ahead += 31.0
@@ -115,8 +138,10 @@ def _memory() -> Ports:
         attachments=store.attachments,
         checkpoints=store.checkpoints,
         cache=store.cache,
+        webhooks=store.webhooks,
         registry=store.registry,
         expire_leases=half_a_minute,
+        pass_time=pass_time,
         age_caches=half_a_minute,
         expire_records=expire_records,
         everything=everything,

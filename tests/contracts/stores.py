@@ -26,6 +26,7 @@ from pipeserve.runtime.ports import (
     Outcome,
     RunView,
     SharedCache,
+    WebhookOutbox,
 )
 from pipeserve.store.ledger import RedisLedger
 
@@ -44,8 +45,11 @@ class Ports:
     attachments: Attachments
     checkpoints: Checkpoints
     cache: SharedCache
+    webhooks: WebhookOutbox
     registry: DeploymentRegistry
     expire_leases: Callable[[], Awaitable[None]]
+    pass_time: Callable[[float], Awaitable[None]]
+    """As if so many seconds had passed for jobs that are queued or running, webhooks, and what is counted by time."""
     age_caches: Callable[[], Awaitable[None]]
     """As if what processes told of their step caches had been told 31 seconds earlier."""
     expire_records: Callable[[], Awaitable[None]]

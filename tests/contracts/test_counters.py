@@ -43,7 +43,7 @@ async def test_a_run_that_is_recorded_or_finished_again_counts_once(ports: Ports
     assert dict((await ports.operations.figures()).counters) == {name: 3 * value for name, value in COUNTED.items()}
 
 
-async def test_a_finish_that_is_refused_counts_nothing(ports: Ports) -> None:
+async def test_a_finish_that_is_refused_counts_nothing_but_its_refusal(ports: Ports) -> None:
     job = new_job()
     await ports.ledger.submit(job)
     await ports.ledger.claim("owner", 1)
@@ -51,10 +51,10 @@ async def test_a_finish_that_is_refused_counts_nothing(ports: Ports) -> None:
         await ports.ledger.finish(job.job_id, 2, [], NO_VIEW, outcome(job.job_id, 2, counters=COUNTED))
     await ports.ledger.cancel(job.job_id)
     assert not await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, outcome(job.job_id, counters=COUNTED))
-    assert dict((await ports.operations.figures()).counters) == {}
+    assert dict((await ports.operations.figures()).counters) == {"fenced_writes": 1}
     canceled = outcome(job.job_id, status=JobStatus.CANCELED, counters={"cache_hits": 1})
     assert await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, canceled)
-    assert dict((await ports.operations.figures()).counters) == {"cache_hits": 1}
+    assert dict((await ports.operations.figures()).counters) == {"fenced_writes": 1, "cache_hits": 1}
 
 
 async def test_a_counter_that_is_no_number_costs_the_run_nothing(ports: Ports) -> None:

@@ -12,7 +12,7 @@ from tests.contracts.stores import NO_VIEW, Ports, body, new_job, numbers, outco
 from pipeserve.errors import QueueFullError, StaleAttemptError
 from pipeserve.events import EventType, decode, encode_body, event_type_of, number
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import LogEntry, RunView
+from pipeserve.runtime.ports import Admission, LogEntry, RunView
 
 
 async def types(ports: Ports, job_id: str) -> list[str]:
@@ -22,7 +22,8 @@ async def types(ports: Ports, job_id: str) -> list[str]:
 
 async def test_a_submitted_job_waits_with_its_position_and_its_first_event(ports: Ports) -> None:
     first, second = new_job(labels={"team": "red"}), new_job(timeout=3.5)
-    assert [await ports.ledger.submit(first), await ports.ledger.submit(second)] == [0, 1]
+    assert await ports.ledger.submit(first) == Admission(first.job_id, replayed=False, queue_position=0)
+    assert await ports.ledger.submit(second) == Admission(second.job_id, replayed=False, queue_position=1)
 
     job = await ports.ledger.get(first.job_id)
     assert job is not None
@@ -189,7 +190,9 @@ async def test_an_attempt_that_lost_its_job_can_write_nothing(ports: Ports) -> N
         await ports.ledger.append(job.job_id, 1, [body(job.job_id)], RunView(progress=b"{}"))
     with pytest.raises(StaleAttemptError):
         await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, outcome(job.job_id))
-    assert await ports.ledger.get(job.job_id) == before
+    assert before is not None
+    fenced = before.model_copy(update={"fenced_writes": before.fenced_writes + 2})
+    assert await ports.ledger.get(job.job_id) == fenced
     assert await ports.ledger.finish(job.job_id, 2, [], NO_VIEW, outcome(job.job_id, 2))
 
 

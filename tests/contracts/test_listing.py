@@ -7,6 +7,7 @@ from tests.contracts.stores import NO_VIEW, Ports, new_job, outcome
 
 from pipeserve.errors import BadRequestError
 from pipeserve.jobs import JobStatus
+from pipeserve.runtime.latency import histogram
 from pipeserve.runtime.ports import JobQuery
 
 
@@ -26,6 +27,30 @@ async def test_jobs_are_found_newest_first_by_status_and_labels(ports: Ports) ->
     assert await found(ports, JobQuery(labels={"team": "red"})) == ([red.job_id], 1)
     assert await found(ports, JobQuery(labels={"team": "red", "tier": "2"})) == ([], 0)
     assert await found(ports, JobQuery(status=JobStatus.PENDING, labels={"team": "red"})) == ([], 0)
+
+
+async def test_jobs_are_found_by_the_code_of_the_error_they_ended_with(ports: Ports) -> None:
+    lost = [new_job(max_attempts=1, labels={"team": team}) for team in ("red", "blue", "red")]
+    broke, well, waits = new_job(), new_job(), new_job()
+    for job in (*lost, broke, well, waits):
+        await ports.ledger.submit(job)
+    await ports.ledger.claim("dies", 3)
+    await ports.ledger.release("dies", lost=True)
+    await ports.ledger.claim("worker", 2)
+    await ports.ledger.finish(broke.job_id, 1, [], NO_VIEW, outcome(broke.job_id, status=JobStatus.FAILED))
+    await ports.ledger.finish(well.job_id, 1, [], NO_VIEW, outcome(well.job_id))
+
+    newest_first = [job.job_id for job in reversed(lost)]
+    assert await found(ports, JobQuery(code="worker_lost")) == (newest_first, 3)
+    assert await found(ports, JobQuery(status=JobStatus.FAILED, code="step_failed")) == ([broke.job_id], 1)
+    assert await found(ports, JobQuery(status=JobStatus.COMPLETED, code="step_failed")) == ([], 0)
+    red = JobQuery(code="worker_lost", labels={"team": "red"})
+    assert await found(ports, red) == ([lost[2].job_id, lost[0].job_id], 2)
+
+    page = await ports.ledger.find(JobQuery(code="worker_lost", limit=2))
+    rest = await ports.ledger.find(JobQuery(code="worker_lost", limit=2, cursor=page.next_cursor))
+    assert [job.job_id for job in (*page.jobs, *rest.jobs)] == newest_first
+    assert (page.total, rest.total, rest.next_cursor) == (3, 3, None)
 
 
 @pytest.mark.parametrize("labels", [{}, {"kind": "test"}])
@@ -85,6 +110,25 @@ async def test_figures_count_what_happened(ports: Ports) -> None:
     assert figures.latency["async"].p50 == pytest.approx(0.1, rel=0.1)
     assert figures.latency["async"].p99 == pytest.approx(2.0, rel=0.1)
     assert figures.latency["pickup"].p95 == pytest.approx(0.001, rel=0.1)
+
+
+async def test_figures_hold_the_histograms_of_what_was_observed(ports: Ports) -> None:
+    observed = {"async": [0.1, 0.1, 3.0], "run": [0.25], "step/double": [0.5]}
+    for _ in range(2):
+        job = new_job()
+        await ports.ledger.submit(job)
+        await ports.ledger.claim("worker", 1)
+        await ports.ledger.finish(job.job_id, 1, [], NO_VIEW, outcome(job.job_id, latencies=observed))
+    durations = (await ports.operations.figures()).durations
+    once = {kind: histogram(seconds) for kind, seconds in observed.items()}
+    assert durations == {kind: {at: 2 * n for at, n in buckets.items()} for kind, buckets in once.items()}
+
+
+async def test_the_report_of_the_last_drill_is_kept(ports: Ports) -> None:
+    assert await ports.operations.last_drill() is None
+    for kills in (1, 2):
+        await ports.operations.tell_drill(b'{"kills":%d,"lost":[]}' % kills)
+    assert await ports.operations.last_drill() == {"kills": 2, "lost": []}
 
 
 async def test_a_store_that_is_fit_has_no_findings_and_says_what_it_is(ports: Ports) -> None:

@@ -17,7 +17,8 @@ from pipeserve import Capture, InvocationError, Pipeline, emit, get_context, log
 from pipeserve.errors import DrainingError, NotFoundError
 from pipeserve.events import EventType, event_type_of
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.inline import InlineRun, InlineRuns
+from pipeserve.runtime.inline import InlineRuns
+from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.memory import MemoryStore
 from pipeserve.runtime.ports import LogEntry
 from pipeserve.runtime.realtime import RealtimeRuntime, RunRequest

@@ -16,7 +16,8 @@ from pipeserve import Capture, Pipeline, emit, pipeline, progress, step
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.events import Event, EventType
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.inline import InlineRun, InlineRuns
+from pipeserve.runtime.inline import InlineRuns
+from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.memory import MemoryStore
 from pipeserve.runtime.ports import LogEntry, LogGap, NewJob
 from pipeserve.runtime.realtime import RealtimeRuntime

@@ -48,6 +48,14 @@ async def test_it_is_durable_private_and_throws_nothing_away(short_dir: Path) ->
         assert os.getsid(await server_pid(url)) != os.getsid(0)
 
 
+async def test_where_jobs_must_be_on_disk_it_writes_before_each_answer(short_dir: Path) -> None:
+    settings = StoreSettings.from_environment(data_dir=short_dir, durability="strict")
+    async with open_store(settings) as store, store.deployment("d") as deployment:
+        assert await ask(store.url, "CONFIG GET", "appendfsync") == {"appendfsync": "always"}
+        await deployment.ledger.submit(new_job())
+        assert "cmdstat_waitaof" in await ask(store.url, "INFO", "commandstats")
+
+
 async def test_it_stops_with_its_context_and_its_data_is_there_the_next_time(short_dir: Path) -> None:
     settings = StoreSettings.from_environment(data_dir=short_dir)
     job = new_job()

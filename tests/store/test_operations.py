@@ -17,8 +17,9 @@ from pipeserve.jobs import JobStatus
 from pipeserve.runtime.ports import JobQuery
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, Keys, Store, open_store
+from pipeserve.store.address import masked
 from pipeserve.store.connection import Script
-from pipeserve.store.engine import arq_settings, masked
+from pipeserve.store.engine import arq_settings
 from pipeserve.store.scripts.prelude import script
 from pipeserve.store.valkey_process import find_server
 
@@ -49,8 +50,42 @@ async def test_a_cache_is_no_job_store_and_the_check_says_why(unfit_server: str)
         await deployment.aclose()
 
 
+async def test_a_process_that_starts_tells_its_log_what_is_wrong_with_the_store(
+    unfit_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_store(StoreSettings.from_environment(redis_url=unfit_server)) as store:
+        deployment = store.deployment("d")
+        await deployment.operations.log_faults()
+        await deployment.aclose()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "not fit to keep jobs: maxmemory-policy is allkeys-lru" in caplog.records[0].getMessage()
+
+
+async def test_a_store_that_is_away_when_a_process_starts_is_not_judged(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_store(StoreSettings.from_environment(redis_url=f"unix://{short_dir}/none.sock")) as store:
+        deployment = store.deployment("d")
+        await deployment.operations.log_faults()
+        await deployment.aclose()
+    assert caplog.records == []
+
+
 async def test_the_embedded_store_is_fit(deployment_store: DeploymentStore) -> None:
     assert await deployment_store.operations.check() == []
+    assert await deployment_store.operations.condition() == {"warnings": [], "emptied_at": None}
+
+
+async def test_a_store_that_is_nearly_full_is_fit_and_warns(deployment_store: DeploymentStore) -> None:
+    used = (await deployment_store.redis.info("memory"))["used_memory"]
+    await deployment_store.redis.config_set("maxmemory", int(used / 0.9))
+    try:
+        assert await deployment_store.operations.check() == []
+        assert "of its maxmemory" in str((await deployment_store.operations.condition())["warnings"])
+        await deployment_store.redis.config_set("maxmemory", used * 2)
+        assert (await deployment_store.operations.condition())["warnings"] == []
+    finally:
+        await deployment_store.redis.config_set("maxmemory", 0)
 
 
 def test_urls_are_read_with_their_secrets_decoded_and_shown_without_them() -> None:

@@ -18,7 +18,7 @@ from tests.store_fixtures import wait_until
 from pipeserve.errors import StaleAttemptError, StoreUnavailableError
 from pipeserve.events import event_type_of
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import CacheGauges, LogEntry, LogGap, RunView
+from pipeserve.runtime.ports import Admission, CacheGauges, LogEntry, LogGap, Renewal, RunView, Webhook, WebhookProgress
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, open_store
 from pipeserve.store.connection import Connection, connect
@@ -58,7 +58,7 @@ async def test_an_external_store_that_is_down_is_store_unavailable_until_it_is_b
         with pytest.raises(StoreUnavailableError):
             await deployment.operations.figures()
         async with start_embedded(short_dir):
-            assert await deployment.ledger.submit(new_job()) == 0
+            assert (await deployment.ledger.submit(new_job())).queue_position == 0
             async with asyncio.timeout(10), deployment.signals.listen():  # the hub is there too
                 pass
         with pytest.raises(StoreUnavailableError):
@@ -206,7 +206,7 @@ async def test_what_was_written_although_its_reply_was_lost_is_not_written_twice
     proxy.cut_next = True
     with pytest.raises(StoreUnavailableError):
         await ledger.submit(job)
-    assert await ledger.submit(job) == 0
+    assert await ledger.submit(job) == Admission(job.job_id, replayed=False, queue_position=0)
     [claim] = await ledger.claim("owner", 5)
     assert claim.attempt == 1
 
@@ -252,8 +252,13 @@ async def test_a_full_store_refuses_new_jobs_and_lets_running_ones_end(short_dir
             await deployment.ledger.submit(job)
         await deployment.ledger.claim("owner", 2)
         await ask(url, "CONFIG SET", "maxmemory", 1)
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(StoreUnavailableError, match="is full") as raised:
             await deployment.ledger.submit(new_job())
+        assert (raised.value.status, raised.value.code, raised.value.retryable) == (503, "store_unavailable", True)
+        with pytest.raises(StoreUnavailableError, match="is full"):
+            await deployment.ledger.submit_many([new_job(), new_job()])
+        with pytest.raises(StoreUnavailableError, match="is full"):
+            await deployment.ledger.open(new_job(), "owner")
         with pytest.raises(StoreUnavailableError):
             await deployment.ledger.append(jobs[0].job_id, 1, [body(jobs[0].job_id)], NO_VIEW)
         with pytest.raises(StoreUnavailableError):
@@ -280,6 +285,59 @@ async def test_a_full_store_refuses_new_jobs_and_lets_running_ones_end(short_dir
         ]
         with pytest.raises(StaleAttemptError):
             await deployment.ledger.finish(jobs[1].job_id, 1, [], NO_VIEW, outcome(jobs[1].job_id))
+
+
+async def test_on_a_full_store_running_jobs_end_with_their_results_and_webhooks(short_dir: Path) -> None:
+    async with start_embedded(short_dir) as url, opened(url) as deployment:
+        ledger = deployment.ledger
+        webhook = Webhook("https://example.org/", ("pipeline_completed",))
+        running, stolen, canceled, waiting = jobs = [new_job(webhook=webhook) for _ in range(4)]
+        for job in jobs:
+            await ledger.submit(job)
+        assert len(await ledger.claim("owner", 3)) == 3
+        await deployment.redis.zadd(deployment.keys.running, {stolen.job_id: 1})  # as if its lease had run out
+        await ask(url, "CONFIG SET", "maxmemory", 1)
+
+        # Jobs change hands, and what the former owner writes is refused and counted.
+        assert await ledger.renew("owner", [running.job_id, canceled.job_id]) == Renewal()
+        [again, last] = await ledger.claim("thief", 5)
+        assert [(again.job_id, again.attempt), (last.job_id, last.attempt)] == [(stolen.job_id, 2), (waiting.job_id, 1)]
+        with pytest.raises(StaleAttemptError):
+            await ledger.append(stolen.job_id, 1, [body(stolen.job_id)], NO_VIEW)
+        with pytest.raises(StaleAttemptError):
+            await ledger.finish(stolen.job_id, 1, [], NO_VIEW, outcome(stolen.job_id))
+        shown = await ledger.get(stolen.job_id)
+        assert shown is not None
+        assert shown.fenced_writes == 2
+        assert (await deployment.operations.figures()).counters["fenced_writes"] == 2
+
+        # Ends are written, with all that belongs to them.
+        bodies = [body(running.job_id, message="the last words")]
+        view = RunView(progress=b'{"percent":100.0}')
+        assert await ledger.finish(running.job_id, 1, bodies, view, outcome(running.job_id))
+        assert await ledger.finish(stolen.job_id, 2, [], NO_VIEW, outcome(stolen.job_id, 2))
+        assert await ledger.cancel(canceled.job_id, reason="enough") is not None
+        assert not await ledger.finish(canceled.job_id, 1, [], NO_VIEW, outcome(canceled.job_id))
+        gave_up = outcome(canceled.job_id, status=JobStatus.CANCELED)
+        assert await ledger.finish(canceled.job_id, 1, [], NO_VIEW, gave_up)
+        shown = await ledger.get(running.job_id)
+        assert shown is not None
+        assert (shown.status, shown.result, shown.progress.percent) == (JobStatus.COMPLETED, {"output": 42}, 100.0)
+        assert numbers(await deployment.log.read(running.job_id)) == [1, 2, 3]
+
+        # What is to be sent is sent.
+        due, _ = await deployment.webhooks.due(10, hold=60.0)
+        assert {found.job_id for found in due} == {running.job_id, stolen.job_id, canceled.job_id}
+        await deployment.webhooks.settle(running.job_id, WebhookProgress(after=3, status="done"))
+        assert await deployment.webhooks.due(10, hold=60.0) != due
+
+        # Jobs are given back, and accepted again once there is room.
+        assert await ledger.release("thief", lost=False) == 1
+        with pytest.raises(StoreUnavailableError, match="is full"):
+            await ledger.submit(new_job())
+        await ask(url, "CONFIG SET", "maxmemory", 0)
+        await ledger.submit(new_job())
+        assert len(await ledger.claim("owner", 5)) == 2
 
 
 async def test_the_hub_tells_the_log_of_an_outage_once_and_of_its_end(

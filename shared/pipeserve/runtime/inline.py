@@ -3,6 +3,9 @@
 A run that ends quickly is recorded whole, after its answer. One that lasts is *opened* in the ledger, under a lease, so
 that ``/jobs`` and ``/stream`` of every replica show it while it runs; so is one whose caller is answered with a 202. A
 memory-only run is told to nobody, unless it became a 202.
+
+A run of which more is promised (its caller may come back for it with an idempotency key, or a webhook waits for its
+end) is opened before it starts, or not started at all.
 """
 
 from __future__ import annotations
@@ -12,39 +15,37 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
-from pydantic_core import from_json
-
-from pipeserve.errors import DrainingError, OverloadedError, StaleAttemptError, StoreUnavailableError
-from pipeserve.events import Event, EventType, encode_body
-from pipeserve.jobs import Job, JobStatus, Links, new_job_id
+from pipeserve.errors import DrainingError, StoreUnavailableError
+from pipeserve.events import Event, EventType
+from pipeserve.jobs import Job, JobStatus, new_job_id
 from pipeserve.runtime.breaker import CircuitBreaker
 from pipeserve.runtime.cache import receipts
-from pipeserve.runtime.executor import Run
+from pipeserve.runtime.inline_run import InlineRun, size_of
 from pipeserve.runtime.ports import (
-    Attachment,
+    Admission,
     Attachments,
     CacheUse,
     Cancellation,
     FinishedRun,
+    IdempotencyKey,
     JobLedger,
     Leases,
     NewJob,
-    Outcome,
+    Webhook,
 )
 from pipeserve.runtime.realtime import RealtimeRuntime
-from pipeserve.runtime.recording.brief import Brief
 from pipeserve.runtime.recording.event_budget import EventBudget
 from pipeserve.runtime.recording.publisher import Publisher
 from pipeserve.runtime.recording.quiet_log import QuietLog
-from pipeserve.runtime.recording.recorder import LiveRecorder
 from pipeserve.runtime.recording.run_log import Home, RunLog
-from pipeserve.runtime.recording.run_view import STEPS_SHOWN, final_view, step_report, terminal_event
+from pipeserve.runtime.recording.run_view import terminal_event
 from pipeserve.runtime.run import RunRequest, RunResult
+from pipeserve.runtime.run_times import RunTimes
+from pipeserve.runtime.slots import Slots
 from pipeserve.runtime.values.artifact_ref import Artifact
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.sdk.definition import PipelineDefinition
@@ -53,11 +54,8 @@ from pipeserve.settings import RuntimeSettings
 
 _log = logging.getLogger(__name__)
 _AT_A_STRETCH = 8  # runs that are made ready to be recorded before those who call get a turn
-_OPEN_AGAIN = 1.0  # seconds after a try that failed
 _OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
 _SETTLING_PER_SLOT = 16  # opened runs that have ended and wait for the store; beyond, none is opened
-_RUN_BYTES = 10_000  # of a run without its values, steps and log, and of a step's record; measured
-_STEP_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,193 +72,16 @@ class LocalFigures:
     """The totals of what they counted, as :attr:`~pipeserve.runtime.ports.Outcome.counters`."""
 
 
-class InlineRun:
-    """One synchronous run of this process."""
+class RunOptions(TypedDict, total=False):
+    """What a call may say of its run. Times are in seconds."""
 
-    def __init__(self, runs: InlineRuns, job: NewJob, quiet_log: QuietLog, run: Run) -> None:
-        self.job = job
-        self.job_id = job.job_id
-        self.quiet_log = quiet_log
-        self.run = run
-        self.created_at = time.time()
-        self.completed_at: float | None = None
-        self.result: RunResult | None = None
-        self.canceled_by: str | None = None
-        self.cancel_reason: str | None = None
-        self.charged = 0
-        """Bytes of the event budget that the run itself takes, apart from a log."""
-        self._runs = runs
-        self._recording: asyncio.Task[None] | None = None
-        self._opened: asyncio.Future[None] | None = None
-        self._ended = asyncio.Event()
-
-    @property
-    def log(self) -> RunLog:
-        """The run's log, to look at or to write elsewhere."""
-        return self.quiet_log.log
-
-    @property
-    def held(self) -> int:
-        """About how many bytes of memory the run takes, once it has ended."""
-        if not self.quiet_log.quiet or self.result is None:
-            return self.quiet_log.held
-        return self.quiet_log.held + _size_of(self.job, self.result)
-
-    async def wait(self) -> RunResult:
-        """How the run ended. Cancelling the waiter leaves the run alone."""
-        return self.result or await self.run.wait()
-
-    async def keep(self) -> None:
-        """Make the run durable in the ledger, so that a 202 may be answered. Raises StoreUnavailableError.
-
-        Returns at once if the run has ended: then it is for its caller to answer with the result.
-        """
-        if self.result is None:
-            if not self.recording and not self._runs.may_open:
-                raise StoreUnavailableError("Too many runs that have ended wait for the job store.")
-            await asyncio.shield(self.begin_recording())
-
-    def begin_recording(self) -> asyncio.Future[None]:
-        """Open the run in the ledger and write it there as it goes. The future tells how the current try went."""
-        if self._recording is None:
-            if self._runs.artifacts is not None:
-                self.run.keep_outputs()  # a memory-only run that became a 202
-            self._opened = asyncio.get_running_loop().create_future()
-            self._recording = asyncio.create_task(self._record(), name=f"record-{self.job_id}")
-        assert self._opened is not None
-        return self._opened
-
-    @property
-    def recording(self) -> bool:
-        """Whether the run is, or is about to be, open in the ledger."""
-        return self._recording is not None
-
-    async def _record(self) -> None:
-        runs = self._runs
-        while not await self._open():
-            # Again, as long as it runs: the store may have done what it could not confirm, and then only a lease of
-            # ours keeps it from taking the run for lost.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), _OPEN_AGAIN)
-                return
-            self._opened = asyncio.get_running_loop().create_future()
-        if runs.leases is not None:
-            runs.leases.add(self.job_id)
-        try:
-            async with LiveRecorder(
-                runs.ledger, self.job_id, 1, runs.definition, log=self.log, attachments=runs.attachments
-            ) as recorder:
-                result = await self.run.wait()
-                await self._ended.wait()
-                await runs.keep_artifacts(self, result)
-                with contextlib.suppress(StaleAttemptError):  # its lease ran out: the record says worker_lost
-                    await recorder.finish(
-                        result,
-                        runs.latencies_of(result),
-                        counters=runs.counters_of(result),
-                        canceled_by=self.canceled_by,
-                        cancel_reason=self.cancel_reason,
-                    )
-        finally:
-            if runs.leases is not None:
-                runs.leases.discard(self.job_id)
-
-    async def _open(self) -> bool:
-        opened = self._opened
-        assert opened is not None
-        try:
-            await self._runs.ledger.open(self.job, self._runs.owner)
-        except Exception as error:  # whatever it is, who waits for it must learn of it
-            if not isinstance(error, StoreUnavailableError):
-                _log.exception("job %s could not be opened", self.job_id)
-            opened.set_exception(error)
-            opened.exception()  # seen: keep() may not be waiting for it
-            return False
-        opened.set_result(None)
-        return True
-
-    async def ended(self) -> bool:
-        """After the run: wait until an open record is complete. False: it was never opened."""
-        self._ended.set()
-        if self._recording is None or self._opened is None:
-            return False
-        await self._recording
-        return self._opened.exception() is None
-
-    def view(self) -> Job:
-        """The job as this process knows it."""
-        result = self.result
-        job = self.job
-        canceling = self.run.stopping is JobStatus.CANCELED
-        status = result.status if result else JobStatus.CANCELING if canceling else JobStatus.RUNNING
-        metadata = self._runs.definition.capture.metadata
-        steps = [step_report(record, 1) for record in result.steps[-STEPS_SHOWN:]] if result and metadata else None
-        return Job(
-            job_id=job.job_id,
-            run_id=job.job_id,
-            run_name=job.run_name,
-            status=status,
-            pipeline_name=job.pipeline_name,
-            deployment_id=job.deployment_id,
-            parameters=from_json(job.shown_parameters or job.parameters) if job.keep_parameters else None,
-            labels=dict(job.labels),
-            created_at=_utc(self.created_at),
-            started_at=_utc(self.created_at),
-            completed_at=None if self.completed_at is None else _utc(self.completed_at),
-            attempt=1,
-            max_attempts=job.max_attempts,
-            worker=self._runs.owner,
-            execution_time=result.execution_time if result else None,
-            progress=self.log.progress(),
-            steps=self.log.steps() if steps is None else steps,
-            outputs=_values(result.shown_json or result.kept_json) if result else None,
-            result=_values(result.kept_json) if result and result.shown_json else None,
-            error=result.error if result else None,
-            canceled_by=self.canceled_by,
-            cancel_reason=self.cancel_reason,
-            last_seq=self.log.last_seq,
-            links=Links.of(job.job_id),
-        )
-
-    def finished_run(self) -> FinishedRun:
-        """The whole run for the ledger; after its end."""
-        assert self.result is not None
-        assert self.completed_at is not None
-        result, definition = self.result, self._runs.definition
-        brief = self.quiet_log.brief(definition.capture, definition.total_steps)
-        bodies: Sequence[bytes] | Brief
-        attachments: Sequence[Attachment] = ()
-        if brief is None:
-            log = self.log
-            *bodies, terminal = log.bodies(0)
-            progress, attachments = log.progress(), log.attachments
-        else:
-            bodies, ended, progress = brief
-            terminal = encode_body(ended)
-        if result.kept is not None and result.kept.lost:
-            terminal = encode_body(terminal_event(self.job_id, 1, result))  # it refers to what is not there
-        return FinishedRun(
-            job=self.job,
-            owner=self._runs.owner,
-            created_at=self.created_at,
-            started_at=self.created_at,
-            completed_at=self.completed_at,
-            bodies=bodies,
-            view=final_view(result, progress, 1, definition.capture),
-            outcome=Outcome(
-                status=result.status,
-                terminal_event=terminal,
-                execution_time=result.execution_time,
-                outputs=result.kept_json,
-                shown_outputs=result.shown_json,
-                error=result.error,
-                latencies=self._runs.latencies_of(result),
-                counters=self._runs.counters_of(result),
-                canceled_by=self.canceled_by,
-                cancel_reason=self.cancel_reason,
-            ),
-            attachments=attachments,
-        )
+    run_name: str | None
+    timeout: float | None
+    labels: Mapping[str, str]
+    taps: Sequence[str]
+    cache: CacheUse
+    priority: int
+    """For the record: nothing waits here."""
 
 
 class InlineRuns:
@@ -290,6 +111,7 @@ class InlineRuns:
         self.artifacts = artifacts
         self.attachments = attachments
         self._deployment_id = deployment_id
+        self._times = RunTimes(definition)
         self._settings = settings
         # What bounds it: runs under way by max_concurrency, opened ones by may_open, the rest by the publisher.
         self._runs: dict[str, InlineRun] = {}
@@ -305,6 +127,9 @@ class InlineRuns:
             report_interval=settings.error_report_interval,
         )
         self._draining = False
+        self._slots = Slots(settings.max_concurrency)
+        # Runs that may be asked for again meanwhile, by idempotency key and fingerprint, until the store has them.
+        self._openings: dict[tuple[str | None, str], asyncio.Task[tuple[Admission, InlineRun | None]]] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._keeping: set[asyncio.Task[None]] = set()  # those of them that write artifacts
         self._figures = LocalFigures()
@@ -316,6 +141,10 @@ class InlineRuns:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        openings = list(self._openings.values())
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
         await self.interrupt()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._settled(), 1.0)
@@ -330,60 +159,118 @@ class InlineRuns:
         parameters: BoundParameters,
         *,
         raw_parameters: bytes,
-        run_name: str | None = None,
-        timeout: float | None = None,
-        labels: Mapping[str, str] | None = None,
-        taps: Sequence[str] = (),
         follow: bool = True,
-        cache: CacheUse = "use",
+        **options: Unpack[RunOptions],
     ) -> InlineRun:
         """Start a run; on the loop. Raises OverloadedError at the limit of concurrent runs, DrainingError in shutdown.
 
         ``follow=False``: nobody will read the run's log while it runs, so a memory-only run need not write one.
         """
-        if self._draining:
-            raise DrainingError
-        if self.runtime.active >= self._settings.max_concurrency:
-            raise OverloadedError(
-                f"{self._settings.max_concurrency} runs are under way in this process, which is its limit "
-                "(ZENML_SERVING_MAX_CONCURRENCY); try again later, or use mode=async"
-            )
+        self._check_draining()
+        self._slots.check(self.runtime.active)
+        return self._begin(self._new_job(parameters, raw_parameters, options), parameters, options, follow=follow)
+
+    async def open(
+        self,
+        parameters: BoundParameters,
+        *,
+        raw_parameters: bytes,
+        idempotency: IdempotencyKey | None = None,
+        webhook: Webhook | None = None,
+        **options: Unpack[RunOptions],
+    ) -> tuple[Admission, InlineRun | None]:
+        """Open a run in the ledger and start it, unless there is a job under its key already.
+
+        The run, if it is one of this process. However many ask at once with one key, one run is started, and it takes
+        one slot. Cancelling the waiter leaves the run alone. Raises OverloadedError, DrainingError,
+        IdempotencyMismatchError, StoreUnavailableError: then nothing was started.
+        """
+        place = None if idempotency is None else (idempotency.key, idempotency.fingerprint)
+        if place in self._openings:
+            admission, inline = await asyncio.shield(self._openings[place])
+            return replace(admission, replayed=True), inline
+        job = self._new_job(parameters, raw_parameters, options, idempotency, webhook)
+        if place is None:
+            return await self._open(job, parameters, options)
+        opening = asyncio.create_task(self._open(job, parameters, options), name=f"open-{job.job_id}")
+        self._openings[place] = opening
+        opening.add_done_callback(partial(self._opened, place))
+        return await asyncio.shield(opening)
+
+    async def _open(
+        self, job: NewJob, parameters: BoundParameters, options: RunOptions
+    ) -> tuple[Admission, InlineRun | None]:
+        self._check_draining()
+        with self._slots.hold(self.runtime.active):
+            self.check_may_open()
+            admission = await self.ledger.open(job, self.owner)
+        if admission.replayed:
+            return admission, self.find(admission.job_id)
+        inline = self._begin(job, parameters, options, follow=True, opened=True)
+        inline.begin_recording(opened=True)
+        return admission, inline
+
+    def _opened(self, place: tuple[str | None, str], opening: asyncio.Task[tuple[Admission, InlineRun | None]]) -> None:
+        if opening.cancelled() or opening.exception() is not None or opening.result()[0].replayed:
+            del self._openings[place]
+
+    def _new_job(
+        self,
+        parameters: BoundParameters,
+        raw_parameters: bytes,
+        options: RunOptions,
+        idempotency: IdempotencyKey | None = None,
+        webhook: Webhook | None = None,
+    ) -> NewJob:
         definition, capture = self.definition, self.definition.capture
         job_id = new_job_id()
-        job = NewJob(
+        return NewJob(
             job_id=job_id,
             deployment_id=self._deployment_id,
             pipeline_name=definition.name,
-            run_name=run_name or job_id,
+            run_name=options.get("run_name") or job_id,
             parameters=raw_parameters,
-            labels=dict(labels or {}),
-            timeout=timeout,
+            labels=dict(options.get("labels", {})),
+            timeout=options.get("timeout"),
             total_steps=definition.total_steps,
             max_attempts=1,
             keep_parameters=capture.metadata and not capture.memory_only,
             shown_parameters=self.runtime.shown_parameters(raw_parameters, parameters),
             keep_events=not capture.memory_only,
+            cache=options.get("cache", "use"),
+            priority=options.get("priority", 0),
+            idempotency=idempotency,
+            webhook=webhook,
         )
-        quiet_log = QuietLog(partial(self._make_log, job_id))
+
+    def _begin(
+        self, job: NewJob, parameters: BoundParameters, options: RunOptions, *, follow: bool, opened: bool = False
+    ) -> InlineRun:
+        capture = self.definition.capture
+        quiet_log = QuietLog(partial(self._make_log, job.job_id))
         request = RunRequest(
-            job_id,
+            job.job_id,
             1,
             parameters,
             job.run_name,
-            self._settings.request_timeout if timeout is None else timeout,
-            tuple(taps),
-            cache_read=cache == "use",
-            cache_write=cache != "no-store",
+            self._settings.request_timeout if job.timeout is None else job.timeout,
+            tuple(options.get("taps", ())),
+            cache_read=job.cache == "use",
+            cache_write=job.cache != "no-store",
             kept=self.artifacts is not None and not capture.memory_only,
         )
         run = self.runtime.start(request, quiet_log if follow or not capture.memory_only else None)
         inline = InlineRun(self, job, quiet_log, run)
-        self._runs[job_id] = inline
+        self._runs[job.job_id] = inline
         timer = None
-        if not capture.memory_only:
-            timer = asyncio.get_running_loop().call_later(_OPEN_AFTER, self._record, job_id)
+        if not (opened or capture.memory_only):
+            timer = asyncio.get_running_loop().call_later(_OPEN_AFTER, self._record, job.job_id)
         run.when_done(lambda run: self._ended(inline, timer))
         return inline
+
+    def _check_draining(self) -> None:
+        if self._draining:
+            raise DrainingError
 
     def _make_log(self, job_id: str) -> RunLog:
         capture = self.definition.capture
@@ -474,14 +361,16 @@ class InlineRuns:
         """Whether one more run may be opened in the ledger: not while many that have ended wait for it."""
         return len(self._settling) < _SETTLING_PER_SLOT * self._settings.max_concurrency
 
+    def check_may_open(self) -> None:
+        """Raise StoreUnavailableError unless :attr:`may_open`."""
+        if not self.may_open:
+            raise StoreUnavailableError("Too many runs that have ended wait for the job store.")
+
     def latencies_of(self, result: RunResult) -> dict[str, list[float]]:
         """The latencies to observe for a result; none when metrics are not captured."""
         if not self.definition.capture.metrics:
             return {}
-        return {
-            "sync": [result.execution_time],
-            "step": [record.duration for record in result.steps if record.duration is not None],
-        }
+        return {"sync": [result.execution_time], **self._times.of(result)}
 
     def counters_of(self, result: RunResult) -> dict[str, float]:
         """What a result adds to the deployment's totals; nothing when metrics are not captured."""
@@ -494,12 +383,13 @@ class InlineRuns:
         assert result is not None
         inline.completed_at = time.time()
         inline.result = result
+        self._slots.ended(result.execution_time)
         inline.quiet_log.close(terminal_event(inline.job_id, 1, result))
         if inline.quiet_log.quiet:
             inline.charged = inline.held
             self._budget.take(inline.charged, always=True)
         else:
-            inline.log.hold(_size_of(inline.job, result))
+            inline.log.hold(size_of(inline.job, result))
         if inline.recording:
             task = asyncio.create_task(self._settle(inline, result))
             self._settling.add(task)
@@ -550,6 +440,9 @@ class InlineRuns:
 
     def _forget(self, inline: InlineRun) -> None:
         self._runs.pop(inline.job_id, None)
+        idempotency = inline.job.idempotency
+        if idempotency is not None:
+            self._openings.pop((idempotency.key, idempotency.fingerprint), None)
         inline.quiet_log.release()
         if inline.charged:
             self._budget.give_back(inline.charged)
@@ -577,21 +470,5 @@ class InlineRuns:
         await self.ledger.record(finished)
 
 
-def _size_of(job: NewJob, result: RunResult) -> int:
-    """About how many bytes of memory a finished run takes besides its log."""
-    values = len(job.parameters) + len(result.outputs_json or b"") + len(result.taps_json)
-    if result.kept is not None:  # its artifacts are counted by their writer
-        values += len(result.kept.json) + len(result.kept.shown or b"")
-    return _RUN_BYTES + values + _STEP_BYTES * len(result.steps)
-
-
 def _added(totals: Mapping[str, float], more: Mapping[str, float]) -> Mapping[str, float]:
     return {**totals, **{name: totals.get(name, 0.0) + value for name, value in more.items()}} if more else totals
-
-
-def _values(outputs: bytes | None) -> dict[str, Any] | None:
-    return None if outputs is None else from_json(outputs)
-
-
-def _utc(timestamp: float) -> datetime:
-    return datetime.fromtimestamp(timestamp, UTC)

@@ -14,13 +14,38 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from pipeserve.errors import Problem
-from pipeserve.jobs import Job, JobPage, JobStatus
+from pipeserve.errors import Problem, ProblemError
+from pipeserve.events import TERMINAL_EVENTS
+from pipeserve.jobs import Job, JobPage, JobStatus, WebhookDelivery
 from pipeserve.runtime.recording.brief import Brief
 from pipeserve.sdk.deployment import Deployment
 
 CacheUse = Literal["use", "no-cache", "no-store"]
 """What the step cache may do for a run: find and keep results, keep them only, or neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What makes a repeated request the same job."""
+
+    fingerprint: str
+    """Digest of the request's body: the same key with another one is refused."""
+    key: str | None = None
+    """Digest of the caller and of the caller's key. None: the job's id, which the caller chose, is the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to send a job's events."""
+
+    url: str
+    events: tuple[str, ...]
+    """The types of event to send."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it is to be sent more than the job's end."""
+        return not TERMINAL_EVENTS.issuperset(self.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +71,33 @@ class NewJob:
     keep_events: bool = True
     """False: the log holds the terminal event only (``Capture(memory_only=True)``)."""
     cache: CacheUse = "use"
+    lane: str = ""
+    """Whose job it is. Lanes take turns at the workers; the jobs of one lane wait for one another."""
+    priority: int = 0
+    """-10 to 10. Within its lane a job goes before those that are one lower unless these have waited
+    :data:`PRIORITY_SECONDS` longer."""
+    run_at: float | None = None
+    """Unix time in seconds before which it is not started."""
+    expires_in: float | None = None
+    """Seconds from its acceptance by which it must have been started; then it is ``expired``."""
+    idempotency: IdempotencyKey | None = None
+    retried_from: str | None = None
+    webhook: Webhook | None = None
+
+
+PRIORITY_SECONDS = 60.0
+"""What one step of priority is worth in waiting: so a job of low priority is never left behind for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What became of a request to run something: the job that it is now."""
+
+    job_id: str
+    replayed: bool = False
+    """The job was there already, under the same idempotency key or the id that its caller chose."""
+    queue_position: int | None = None
+    """From 0; None for a job that is not due yet, or no longer waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +111,9 @@ class Claim:
     parameters: bytes
     timeout: float | None
     created_at: float
-    """Unix time in seconds at which the job could first have started (by the store's clock)."""
+    """Unix time in seconds at which the job was accepted (by the store's clock)."""
+    due_at: float
+    """Unix time in seconds at which it could first have started: ``created_at``, or a later ``run_at``."""
     claimed_at: float
     cache: CacheUse = "use"
 
@@ -129,6 +183,8 @@ class JobQuery:
     """Which jobs to list, newest first."""
 
     status: JobStatus | None = None
+    code: str | None = None
+    """The code of the error that the job ended with."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     limit: int = 100
     cursor: str | None = None
@@ -150,18 +206,38 @@ class Renewal:
     canceling: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What a look at all live jobs has set right."""
+
+    queued: int = 0
+    """Jobs that waited in no queue."""
+    released: int = 0
+    """Jobs that ran under no lease."""
+    forgotten: int = 0
+    """Entries of indexes whose job is gone."""
+
+
 class JobLedger(Protocol):
     """The record of every job, and the queue of those that wait. It belongs to one deployment."""
 
-    async def submit(self, job: NewJob) -> int:
+    async def submit(self, job: NewJob) -> Admission:
         """Accept ``job``: record, ``job_queued`` event, queue entry and wake-up in one round trip.
 
-        Returns its position in the queue, from 0. Raises QueueFullError, StoreUnavailableError.
+        Raises QueueFullError, whose ``retry_after`` is measured; IdempotencyMismatchError; StoreUnavailableError.
         """
         ...
 
-    async def open(self, job: NewJob, owner: str) -> None:
-        """Record a synchronous run that this process executes as attempt 1, under a lease of ``owner``."""
+    async def submit_many(self, jobs: Sequence[NewJob]) -> list[Admission | ProblemError]:
+        """As :meth:`submit`, in one round trip for all; each is judged for itself. Raises StoreUnavailableError."""
+        ...
+
+    async def open(self, job: NewJob, owner: str) -> Admission:
+        """Record a synchronous run that this process executes as attempt 1, under a lease of ``owner``.
+
+        ``replayed``: there is a job under its idempotency key already, and nothing was opened. Raises
+        IdempotencyMismatchError, StoreUnavailableError.
+        """
         ...
 
     async def record(self, runs: Sequence[FinishedRun]) -> None:
@@ -176,6 +252,12 @@ class JobLedger(Protocol):
         """The job as it is now."""
         ...
 
+    async def input_of(self, job_id: str) -> NewJob | None:
+        """What the job was submitted as, to submit it again under another id: without its idempotency key, ``run_at``
+        and ``expires_in``. None: there is no such job. Raises NotRetryableError where its parameters were not kept.
+        """
+        ...
+
     async def find(self, query: JobQuery) -> JobPage:
         """A page of jobs, newest first. Raises BadRequestError for a cursor that this ledger did not make."""
         ...
@@ -185,9 +267,11 @@ class JobLedger(Protocol):
         ...
 
     async def claim(self, owner: str, limit: int) -> list[Claim]:
-        """Take up to ``limit`` due jobs, oldest first, each with a new attempt and a lease.
+        """Take up to ``limit`` due jobs, each with a new attempt and a lease.
 
-        Jobs whose lease ran out are given back first (``attempt_lost``), or end as ``worker_lost``.
+        Lanes take turns; within a lane the oldest goes first, with its priority counted in. While few jobs wait, each
+        worker process takes its share of them. Jobs whose lease ran out are given back before (``attempt_lost``), or
+        end as ``worker_lost``; those that have waited too long end as ``expired``.
         """
         ...
 
@@ -211,6 +295,13 @@ class JobLedger(Protocol):
 
         False: nothing was written, because a cancel was accepted meanwhile and ``outcome`` is not ``canceled``;
         finish again as canceled.
+        """
+        ...
+
+    async def reconcile(self, owner: str) -> Reconciliation | None:
+        """Set right what no crash should have left: jobs that wait in no queue, or run under no lease.
+
+        None: another process does it now, or has of late. Raises StoreUnavailableError.
         """
         ...
 
@@ -322,6 +413,54 @@ class SharedCache(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class DueWebhook:
+    """A job that has, or may have, something to send."""
+
+    job_id: str
+    webhook: Webhook
+    after: int
+    """The number up to which its events have been dealt with."""
+    attempt: int
+    """Failed tries at the next event so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookProgress:
+    """How far a sender has come with one job's webhook."""
+
+    after: int
+    """The number up to which its events have been dealt with."""
+    deliveries: Sequence[WebhookDelivery] = ()
+    """New tries, for the job's record."""
+    retry_in: float | None = None
+    """Seconds after which to try the next event again."""
+    attempt: int = 0
+    """Failed tries at it."""
+    status: Literal["active", "done", "failed", "disabled"] = "active"
+    """Any other than ``active``: nothing more is sent for this job."""
+
+
+class WebhookOutbox(Protocol):
+    """The webhooks that have something to send. It belongs to one deployment."""
+
+    async def due(self, limit: int, *, hold: float) -> tuple[list[DueWebhook], float | None]:
+        """Up to ``limit`` that are due, held for ``hold`` seconds: nobody else is given them meanwhile.
+
+        And in how many seconds the next one is due, as far as is known. Raises StoreUnavailableError.
+        """
+        ...
+
+    async def settle(self, job_id: str, progress: WebhookProgress) -> None:
+        """Note how far the sender has come and give the webhook back: due again after ``retry_in``, at once where
+        events have come meanwhile, or with the next event. Raises StoreUnavailableError."""
+        ...
+
+    def news(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Something may be due. Lossy: look now and then too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class CacheGauges:
     """How full one process's step cache is."""
 
@@ -372,6 +511,11 @@ class ServiceFigures:
     """The totals of :attr:`Outcome.counters`."""
     cache: CacheGauges = CacheGauges()
     """Sums over the processes that have told theirs of late (:meth:`Operations.tell_cache`)."""
+    drain_rate: float | None = None
+    """Jobs that workers have taken from the queue per second of the last minute. None: none."""
+    durations: Mapping[str, Mapping[int, int]] = field(default_factory=dict[str, Mapping[int, int]])
+    """Histograms behind ``latency`` (:mod:`pipeserve.runtime.latency`), by kind, and besides: ``run`` (execution
+    times of completed runs) and ``step/<name>`` (of each step of the pipeline)."""
 
 
 class Operations(Protocol):
@@ -391,6 +535,19 @@ class Operations(Protocol):
 
     def describe(self) -> Mapping[str, object]:
         """The store's kind and address for ``/status``, without secrets."""
+        ...
+
+    async def condition(self) -> Mapping[str, object]:
+        """For ``/status``: ``warnings``, in sentences, and ``emptied_at``, the time (RFC 3339) at which it was noticed
+        that all jobs had gone from the store; None: they have not. Raises StoreUnavailableError."""
+        ...
+
+    async def tell_drill(self, report: bytes) -> None:
+        """Keep the report of a drill (one JSON object) in place of the one before. Raises StoreUnavailableError."""
+        ...
+
+    async def last_drill(self) -> Mapping[str, object] | None:
+        """The report of the last drill. Raises StoreUnavailableError."""
         ...
 
 

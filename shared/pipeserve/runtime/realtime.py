@@ -22,7 +22,7 @@ from pipeserve.runtime.capture.masking import RunMasking
 from pipeserve.runtime.capture.teller import Telling
 from pipeserve.runtime.dynamic_run import DynamicRun
 from pipeserve.runtime.executor import Run
-from pipeserve.runtime.plan import compile_plan
+from pipeserve.runtime.plan import Plan, compile_plan
 from pipeserve.runtime.ports import SharedCache
 from pipeserve.runtime.run import EventSink, RunRequest, RunResult
 from pipeserve.runtime.static_run import StaticRun, tap_place
@@ -143,6 +143,11 @@ class RealtimeRuntime:
             await self._processes.__aexit__(None, None, None)
             self._processes = None
         await asyncio.to_thread(engine.threads.close, 1.0)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The graph that its runs walk; None for a dynamic pipeline."""
+        return self._plan
 
     @property
     def active(self) -> int:

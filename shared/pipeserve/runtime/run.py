@@ -60,6 +60,8 @@ class StepRecord:
     """How many calls were gathered into one, with this."""
     resumed: bool = False
     """Whether an earlier attempt's checkpoint was used."""
+    step: str = ""
+    """The name of the step's definition, where the record is the run's own."""
     timer: asyncio.TimerHandle | None = field(default=None, repr=False, compare=False)
     """Of the step's own timeout, while it runs."""
 

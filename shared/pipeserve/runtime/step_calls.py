@@ -197,11 +197,11 @@ class StepCalls(ABC):
     def run_sync(self, name: str, spec: StepSpec, bind: Callable[[], Call]) -> Any:
         """The value of one sync step, run here and now. Raises what the step raises, or RunStopped."""
         if not spec.plain:
-            with (opened := _StepCall(self, name, None)) as context:
+            with (opened := _StepCall(self, name, spec, None)) as context:
                 value = PolicyCall(self, context, opened.record, self._bound(name, spec, bind)).value()
                 self._returned(context, spec, value)
                 return value
-        with _StepCall(self, name, spec.timeout) as context:
+        with _StepCall(self, name, spec, spec.timeout) as context:
             value = self._bound(name, spec, bind)()
             if spec.mode is Mode.GENERATOR:
                 value = self.drain(value, context)
@@ -211,11 +211,11 @@ class StepCalls(ABC):
     async def run_async(self, name: str, spec: StepSpec, bind: Callable[[], Call]) -> Any:
         """The value of one step that is awaited, run in this task. Raises what the step raises, or RunStopped."""
         if not spec.plain:
-            with (opened := _StepCall(self, name, None)) as context, self.cancellable(name):
+            with (opened := _StepCall(self, name, spec, None)) as context, self.cancellable(name):
                 value = await PolicyCall(self, context, opened.record, self._bound(name, spec, bind)).value_async()
                 self._returned(context, spec, value)
                 return value
-        with _StepCall(self, name, spec.timeout) as context, self.cancellable(name):
+        with _StepCall(self, name, spec, spec.timeout) as context, self.cancellable(name):
             value = self._bound(name, spec, bind)()
             value = await (self.drain_async(value, context) if spec.mode is Mode.ASYNC_GENERATOR else value)
             self._returned(context, spec, value)
@@ -290,10 +290,10 @@ class StepCalls(ABC):
             if added:
                 self._tasks.discard(task)
 
-    def enter_step(self, name: str, timeout: float | None) -> tuple[StepRecord, StepContext]:
+    def enter_step(self, name: str, spec: StepSpec, timeout: float | None) -> tuple[StepRecord, StepContext]:
         """A step begins: its record, and the context in which it runs."""
         self.checkpoint()
-        record = StepRecord(name, time.time())
+        record = StepRecord(name, time.time(), step=spec.definition.name)
         self.steps.append(record)
         self.report(EventType.STEP_STARTED, name, {})
         if timeout is not None:
@@ -448,11 +448,12 @@ class StepCalls(ABC):
 class _StepCall:
     """While entered, a step runs. A class, because a generator's context manager costs five times as much."""
 
-    __slots__ = ("_calls", "_context", "_name", "_record", "_started", "_timeout", "_token")
+    __slots__ = ("_calls", "_context", "_name", "_record", "_spec", "_started", "_timeout", "_token")
 
-    def __init__(self, calls: StepCalls, name: str, timeout: float | None) -> None:
+    def __init__(self, calls: StepCalls, name: str, spec: StepSpec, timeout: float | None) -> None:
         self._calls = calls
         self._name = name
+        self._spec = spec
         self._timeout = timeout
 
     @property
@@ -461,7 +462,7 @@ class _StepCall:
         return self._record
 
     def __enter__(self) -> StepContext:
-        self._record, self._context = self._calls.enter_step(self._name, self._timeout)
+        self._record, self._context = self._calls.enter_step(self._name, self._spec, self._timeout)
         self._token = current_scope.set(self._context)
         self._started = time.perf_counter()
         return self._context

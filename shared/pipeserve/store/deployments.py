@@ -20,7 +20,21 @@ end
 redis.call('HSET', names, ARGV[3], id)
 return record
 """)
+RESTORE = Script("""
+redis.call('HSETNX', KEYS[1]..'records', ARGV[2], ARGV[4])
+redis.call('HSETNX', KEYS[1]..'identities', ARGV[1], ARGV[2])
+redis.call('HSETNX', KEYS[1]..'names', ARGV[3], ARGV[2])
+return 1
+""")
+"""Puts a deployment back under its id into a store that has lost it; see :func:`arguments_of`."""
 _PREFIX = keys.DEPLOYMENT_RECORDS.removesuffix("records")
+
+
+def arguments_of(deployment: Deployment) -> tuple[str, ...]:
+    """Key and arguments of a script that keeps ``deployment``."""
+    parts = "\0".join((deployment.name, deployment.target, deployment.fingerprint))
+    identity = hashlib.sha256(parts.encode()).hexdigest()
+    return (_PREFIX, identity, deployment.id, deployment.name, deployment.model_dump_json())
 
 
 class RedisDeployments:
@@ -34,11 +48,7 @@ class RedisDeployments:
 
         Either way it is the newest of its name from now on.
         """
-        parts = "\0".join((deployment.name, deployment.target, deployment.fingerprint))
-        identity = hashlib.sha256(parts.encode()).hexdigest()
-        record: bytes = await self._connection.run(
-            _SAVE, _PREFIX, identity, deployment.id, deployment.name, deployment.model_dump_json()
-        )
+        record: bytes = await self._connection.run(_SAVE, *arguments_of(deployment))
         return Deployment.model_validate_json(record)
 
     async def get(self, id_or_name: str) -> Deployment | None:

@@ -45,7 +45,8 @@ _LOOK_EVERY = 0.25
 class EmbeddedStore:
     """The server under one data directory, run or used by this process."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, strict: bool = False) -> None:
+        self._strict = strict
         self.directory = data_dir.absolute() / "store"
         self.socket = socket_path(self.directory)
         self.url = f"unix://{self.socket}?db=0"
@@ -121,7 +122,7 @@ class EmbeddedStore:
     async def _start(self) -> None:
         await self._end_orphan()
         self.socket.unlink(missing_ok=True)
-        process = ValkeyProcess(find_server(), self.directory, self.socket)
+        process = ValkeyProcess(find_server(), self.directory, self.socket, strict=self._strict)
         process.start()
         self._process = process  # at once: if this is cancelled, and again while it stops the server, close() stops it
         deadline = time.monotonic() + START_TIMEOUT
@@ -169,12 +170,15 @@ def socket_path(directory: Path) -> Path:
 
 
 @asynccontextmanager
-async def start_embedded(data_dir: Path) -> AsyncGenerator[str]:
+async def start_embedded(data_dir: Path, *, strict: bool = False) -> AsyncGenerator[str]:
     """The URL of the Valkey under ``data_dir``, which runs at least until the context is left.
+
+    ``strict``: a server that this process starts has its file on disk before each answer. That adds milliseconds to
+    every write, and spares those who wait for the disk up to a second.
 
     Raises ConfigurationError where there is no server to run, or it does not start.
     """
-    store = EmbeddedStore(data_dir)
+    store = EmbeddedStore(data_dir, strict=strict)
     await store.open()
     try:
         watch = asyncio.create_task(store.watch(), name="embedded-store")

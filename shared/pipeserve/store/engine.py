@@ -7,12 +7,11 @@ would run whatever a writer to Redis put there.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 from arq.connections import RedisSettings
 
-from pipeserve.errors import ConfigurationError
+from pipeserve.store.address import Address
 from pipeserve.store.keys import ARQ_JOB_TTL
 
 JOB_FUNCTION = "pipeserve_run"
@@ -26,39 +25,27 @@ CONNECT_TIMEOUT = 2.0
 
 
 def arq_settings(url: str) -> RedisSettings:
-    """arq's settings for a store: ``redis://``, ``rediss://`` or ``unix://``. Raises ConfigurationError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ConfigurationError(
-            f"PIPESERVE_REDIS_URL: unknown scheme {parts.scheme!r}; use redis://, rediss:// or unix://"
-        )
-    query = parse_qs(parts.query)
-    unix = parts.scheme == "unix"
-    named = query.get("db", ["0" if unix else parts.path.lstrip("/") or "0"])[0]
-    try:
-        database, port = int(named), parts.port or 6379
-    except ValueError as error:
-        raise ConfigurationError(f"PIPESERVE_REDIS_URL: {error}") from None
+    """arq's settings for a store at ``url``. Raises ConfigurationError.
+
+    With sentinels they are good for what arq itself opens; this store's own connections know more (their password).
+    """
+    address = Address.parse(url)
+    place: dict[str, Any] = {}
+    if address.master_name is not None:
+        place = {"host": list(address.hosts), "sentinel": True, "sentinel_master": address.master_name}
+    elif address.unix_socket is not None:
+        place = {"unix_socket_path": address.unix_socket}
+    else:
+        place = dict(zip(("host", "port"), address.hosts[0], strict=True))
     return RedisSettings(
-        host=parts.hostname or "localhost",
-        port=port,
-        unix_socket_path=unquote(parts.path) if unix else None,
-        database=database,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        ssl=parts.scheme == "rediss",
+        **place,
+        database=address.database,
+        username=address.username,
+        password=address.password,
+        ssl=address.tls,
         ssl_check_hostname=True,
         conn_timeout=int(CONNECT_TIMEOUT),
     )
-
-
-def masked(url: str) -> str:
-    """``url`` without its secrets, for people."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    user = f"{parts.username}:***" if parts.username else ":***"
-    return parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def serialize(value: dict[str, Any]) -> bytes:

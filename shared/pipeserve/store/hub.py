@@ -167,6 +167,12 @@ class Hub:
             for subscription in channel.subscriptions:
                 subscription.close()
 
+    def interrupt(self) -> None:
+        """The record has changed behind everybody's back: all read it anew."""
+        for channel in self._channels.values():
+            for subscription in channel.subscriptions:
+                subscription.interrupted()
+
     @asynccontextmanager
     async def subscribe(self, name: str) -> AsyncGenerator[Subscription]:
         """Listen on channel ``name``; entered once the server has acknowledged. Raises StoreUnavailableError."""

@@ -11,7 +11,18 @@ key                     type      content
 ``events:<id>``         stream    its log, entry ids ``<seq>-0``, one field ``d``: the event's body
 ``attachments:<id>``    hash      its visualizations: index → a line of JSON, then the data; lives as long as the record
 ``checkpoints:<id>``    hash      results of its durable steps: step call → record; gone when the job has ended
+``deliveries:<id>``     list      the newest tries to deliver its webhook, as JSON; lives as long as the record
 ``queue``               zset      ids that wait; score: when due, in ms with a fraction, so that order is strict
+``lane:<lane>``         zset      those of them that are due, of one lane; score: the same less what priority is worth
+``lanes``               zset      lanes that have jobs; score: whose turn it is, the lowest first
+``scheduled``           zset      those that are not due yet; score: when due, in ms
+``expiry``              zset      ids that must have been started by a time, in ms
+``idempotency:<key>``   string    ``<id>:<fingerprint>`` of the job that was submitted under this key
+``webhooks``            zset      ids that have something to send; score: when, in ms
+``codes``               hash      id → code of the error it ended with
+``pace:<n>``            hash      how many jobs were claimed and refused in ten seconds
+``reconciler``          string    who looks at all live jobs, for as long as nobody else should
+``drill``               string    the report of the last drill, as JSON
 ``running``             zset      ids that an owner holds; score: end of the lease, in ms
 ``wake``                list      tokens that idle workers block on; a hint, never the record
 ``jobs``                zset      all ids by creation, in ms
@@ -24,6 +35,7 @@ key                     type      content
 ``workers``             zset      ids of worker processes by the ms at which their record expires
 ``worker:<id>``         string    one worker process, as JSON
 ``heard``               string    ``<last>:<until>`` in ms: when an owner last spoke, and since when reaping rests
+``epoch``               string    ``<marker>:<ms>``: tells it from a store that was emptied, and when that was noticed
 ``cache:<key>``         string    a step result that all processes share
 ``caches``              hash      process → ``<when told, in ms>:<entries>:<bytes>`` of its step cache
 ======================  ========  ==============================================================================
@@ -47,7 +59,12 @@ FIGURES_TTL = 400 * 86_400
 """Seconds for which a deployment's totals outlive its last finished job."""
 INDEX_GRACE = 3_600
 """Seconds by which the indexes outlive the last record, once a deployment has no live job."""
-HEARD_TTL = 86_400
+HEARD_TTL = 30 * 86_400
+"""Seconds: a jump of the clock, or an outage, up to which owners get time to renew their leases."""
+EPOCH_TTL = 30 * 86_400
+"""Seconds by which it outlives the last beat of any process."""
+PACE_TTL = 120
+"""Seconds; the pace of the last minute is asked for."""
 CACHES_TTL = 30
 """Seconds for which it counts what a process told of its step cache."""
 
@@ -65,20 +82,25 @@ _OURS = r"^pipeserve:\{[^}]+\}:"
 
 IMMORTAL: tuple[Immortal, ...] = (
     Immortal(
-        re.compile(_OURS + r"(job|events|attachments|checkpoints):(?P<job_id>.+)$"),
+        re.compile(_OURS + r"(job|events|attachments|checkpoints|deliveries):(?P<job_id>.+)$"),
         "job is live",
         "An accepted job is kept until it has finished, however long it waits. Finishing sets a time to live, and "
         "deletes the checkpoints.",
     ),
     Immortal(
-        re.compile(_OURS + r"(queue|running|status:(pending|running|canceling))$"),
+        re.compile(_OURS + r"(queue|running|lanes|lane:.*|scheduled|expiry|status:(pending|running|canceling))$"),
         "deployment has live jobs",
         "Lists live jobs only; Redis deletes it with its last member.",
     ),
     Immortal(
-        re.compile(_OURS + r"(jobs|labels|expiring|status:(completed|failed|canceled|timed_out|expired))$"),
+        re.compile(_OURS + r"(jobs|labels|codes|expiring|status:(completed|failed|canceled|timed_out|expired))$"),
         "deployment has live jobs",
         "Lists live jobs or is written next to them. The script that ends the last live job sets a time to live.",
+    ),
+    Immortal(
+        re.compile(_OURS + r"idempotency:.+$"),
+        "deployment has live jobs",
+        "Holds for as long as its job lives. The job's end sets a time to live.",
     ),
     Immortal(
         re.compile(r"^pipeserve:\{deployments\}:(records|identities|names)$"),
@@ -129,6 +151,11 @@ class Keys:
         """The hash of labels."""
         return self.prefix + "labels"
 
+    @property
+    def codes(self) -> str:
+        """The hash of the codes of errors."""
+        return self.prefix + "codes"
+
     def status(self, status: str) -> str:
         """The zset of jobs in one state."""
         return f"{self.prefix}status:{status}"
@@ -149,6 +176,10 @@ class Keys:
         """The results of a live job's durable steps."""
         return f"{self.prefix}checkpoints:{job_id}"
 
+    def deliveries(self, job_id: str) -> str:
+        """The newest tries to deliver a job's webhook."""
+        return f"{self.prefix}deliveries:{job_id}"
+
     def cache(self, key: str) -> str:
         """A shared step result."""
         return f"{self.prefix}cache:{key}"
@@ -157,6 +188,26 @@ class Keys:
     def caches(self) -> str:
         """The hash of what processes told of their step caches."""
         return self.prefix + "caches"
+
+    @property
+    def reconciler(self) -> str:
+        """Who looks at all live jobs."""
+        return self.prefix + "reconciler"
+
+    @property
+    def epoch(self) -> str:
+        """The marker that tells this store from one that was emptied."""
+        return self.prefix + "epoch"
+
+    @property
+    def drill(self) -> str:
+        """The report of the last drill."""
+        return self.prefix + "drill"
+
+    @property
+    def webhook_channel(self) -> str:
+        """The channel on which it is announced that a webhook has something to send."""
+        return self.prefix + "webhooks"
 
     @property
     def cancel_channel(self) -> str:

@@ -7,6 +7,7 @@ ran twice. The thread has a synchronous connection of its own.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,9 +18,12 @@ import redis
 from redis.exceptions import NoScriptError, RedisError
 
 from pipeserve.runtime.ports import Renewal, WorkerInfo
-from pipeserve.store.connection import connect_blocking, is_outage
-from pipeserve.store.engine import masked
+from pipeserve.sdk.deployment import Deployment
+from pipeserve.store.address import masked
+from pipeserve.store.connection import Script, connect_blocking, is_outage
+from pipeserve.store.deployments import RESTORE, arguments_of
 from pipeserve.store.keys import Keys
+from pipeserve.store.scripts.epoch import read_epoch
 from pipeserve.store.scripts.lease import RENEW, read_renewal, renew_arguments
 
 logger = logging.getLogger(__name__)
@@ -40,7 +44,11 @@ class LeaseKeeper:
 
     ``info`` is asked at each beat for the worker's record, which ``/status`` lists. ``on_lost`` is told the ids of jobs
     that another owner may take by now, and ``on_cancel`` those that are being canceled, again at each beat: the durable
-    flag behind the lossy signal. All three are called on the keeper's thread and must not block.
+    flag behind the lossy signal.
+
+    Each beat also looks whether the store was emptied since the one before (``FLUSHALL``, lost files). Then it says so
+    in the log, puts ``deployment`` back into the registry, so that new workers find it, and tells ``on_emptied``. All
+    four functions are called on the keeper's thread and must not block.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class LeaseKeeper:
         *,
         on_lost: Callable[[str], None] | None = None,
         on_cancel: Callable[[str], None] | None = None,
+        on_emptied: Callable[[], None] | None = None,
+        deployment: Deployment | None = None,
         event_log_max: int = 10_000,
         result_ttl: float = 86_400,
     ) -> None:
@@ -64,6 +74,12 @@ class LeaseKeeper:
         self._info = info
         self._on_lost = on_lost
         self._on_cancel = on_cancel
+        self._on_emptied = on_emptied
+        self._deployment = deployment
+        self._epoch = ""
+        """The store's marker at the last beat."""
+        self._restores = False
+        """The deployment is to be put back."""
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -111,17 +127,28 @@ class LeaseKeeper:
         with self._lock:
             held = tuple(self._held)
         info = b"" if self._info is None else orjson.dumps(asdict(self._info()))
-        arguments = (
-            self._keys.prefix,
-            *self._header,
-            *renew_arguments(self._owner, info, MISSED_BEATS * max(beat, 1.0), held),
-        )
-        send: Any = client.execute_command  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        try:
-            reply = send("EVALSHA", RENEW.sha, 1, *arguments)
-        except NoScriptError:
-            reply = send("EVAL", RENEW.source, 1, *arguments)
+        ttl = MISSED_BEATS * max(beat, 1.0)
+        marks = {"epoch": self._epoch, "new_epoch": secrets.token_hex(8)}
+        arguments = renew_arguments(self._owner, info, ttl, held, **marks)
+        reply = _run(client, RENEW, self._keys.prefix, *self._header, *arguments)
+        self._compare(read_epoch(reply))
+        if self._restores and self._deployment is not None:
+            _run(client, RESTORE, *arguments_of(self._deployment))
+        self._restores = False
         return read_renewal(reply)
+
+    def _compare(self, epoch: str) -> None:
+        emptied = self._epoch not in ("", epoch)
+        self._epoch = epoch
+        if emptied:
+            logger.error(
+                "the job store at %s was emptied (FLUSHALL, lost files, or a restart without persistence): "
+                "jobs accepted before are lost",
+                masked(self._url),
+            )
+            self._restores = True
+            if self._on_emptied is not None:
+                self._on_emptied()
 
     def _act(self, renewal: Renewal) -> None:
         for job_id in renewal.lost:
@@ -134,3 +161,11 @@ class LeaseKeeper:
         if self._on_cancel is not None:
             for job_id in renewal.canceling:
                 self._on_cancel(job_id)
+
+
+def _run(client: redis.Redis, script: Script, key: str, *arguments: Any) -> Any:
+    send: Any = client.execute_command  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    try:
+        return send("EVALSHA", script.sha, 1, key, *arguments)
+    except NoScriptError:
+        return send("EVAL", script.source, 1, key, *arguments)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from pipeserve.errors import QueueFullError, StaleAttemptError, StoreUnavailableError
+from pipeserve.errors import ProblemError, StaleAttemptError, StoreUnavailableError
 from pipeserve.jobs import Job, JobPage
-from pipeserve.runtime.ports import Cancellation, Claim, FinishedRun, JobQuery, NewJob, Outcome, Renewal, RunView
+from pipeserve.runtime.ports import (
+    Admission,
+    Cancellation,
+    Claim,
+    FinishedRun,
+    JobQuery,
+    NewJob,
+    Outcome,
+    Reconciliation,
+    Renewal,
+    RunView,
+)
+from pipeserve.store.inputs import read_input
 from pipeserve.store.listing import list_page
 from pipeserve.store.records import RecordReader
 from pipeserve.store.scripts.append import append
@@ -19,7 +30,9 @@ from pipeserve.store.scripts.cancel import cancel
 from pipeserve.store.scripts.claim import claim
 from pipeserve.store.scripts.finish import Finished, finish
 from pipeserve.store.scripts.lease import release, renew
+from pipeserve.store.scripts.position import positions
 from pipeserve.store.scripts.prelude import Scope
+from pipeserve.store.scripts.reconcile import reconcile
 from pipeserve.store.scripts.record import open_run, record_runs
 from pipeserve.store.scripts.submit import submit
 
@@ -52,16 +65,20 @@ class RedisLedger:
         self._unconfirmed: dict[str, _Unconfirmed] = {}
         self._records = RecordReader()
 
-    async def submit(self, job: NewJob) -> int:
-        """Accept ``job``; its position in the queue. Raises QueueFullError, StoreUnavailableError."""
-        position = await submit(self._scope, job, self._max_queue_size)
-        if position is None:
-            raise QueueFullError(f"the queue is full: {self._max_queue_size} jobs wait; try again later")
-        return position
+    async def submit(self, job: NewJob) -> Admission:
+        """Accept ``job``. Raises QueueFullError, IdempotencyMismatchError, StoreUnavailableError."""
+        [admission] = await self.submit_many([job])
+        if isinstance(admission, ProblemError):
+            raise admission
+        return admission
 
-    async def open(self, job: NewJob, owner: str) -> None:
+    async def submit_many(self, jobs: Sequence[NewJob]) -> list[Admission | ProblemError]:
+        """Accept many, in one round trip; each is judged for itself. Raises StoreUnavailableError."""
+        return await submit(self._scope, jobs, self._max_queue_size)
+
+    async def open(self, job: NewJob, owner: str) -> Admission:
         """Record a synchronous run of this process as attempt 1, under a lease of ``owner``."""
-        await open_run(self._scope, job, owner)
+        return await open_run(self._scope, job, owner)
 
     async def record(self, runs: Sequence[FinishedRun]) -> None:
         """Record synchronous runs that have ended, also one that this owner has open; one round trip for all."""
@@ -69,13 +86,26 @@ class RedisLedger:
 
     async def get(self, job_id: str) -> Job | None:
         """The job as it is now."""
-        jobs = await self._read([job_id])
+        fields, deliveries = await self._scope.connection.pipeline(
+            [
+                ("HGETALL", self._scope.keys.job(job_id)),
+                ("LRANGE", self._scope.keys.deliveries(job_id), 0, -1),
+            ]
+        )
+        jobs = await self._read({job_id: fields}, {job_id: deliveries})
         return jobs[0] if jobs else None
+
+    async def input_of(self, job_id: str) -> NewJob | None:
+        """What the job was submitted as. Raises NotRetryableError where its parameters were not kept."""
+        fields = await self._scope.connection.call("HGETALL", self._scope.keys.job(job_id))
+        return read_input(job_id, fields) if fields else None
 
     async def find(self, query: JobQuery) -> JobPage:
         """A page of jobs, newest first. Raises BadRequestError for a cursor that this ledger did not make."""
         page = await list_page(self._scope.connection, self._scope.keys, query)
-        return JobPage(jobs=await self._read(page.job_ids), total=page.total, next_cursor=page.next_cursor)
+        commands = [("HGETALL", self._scope.keys.job(job_id)) for job_id in page.job_ids]
+        records = dict(zip(page.job_ids, await self._scope.connection.pipeline(commands), strict=True))
+        return JobPage(jobs=await self._read(records), total=page.total, next_cursor=page.next_cursor)
 
     async def cancel(self, job_id: str, *, reason: str | None = None, by: str | None = None) -> Cancellation | None:
         """End a pending job at once, or ask the owner of a running one to stop. None: there is no such job."""
@@ -124,6 +154,10 @@ class RedisLedger:
         """Give back all that ``owner`` holds; returns how many. ``lost`` counts against their attempts."""
         return await release(self._scope, owner, lost=lost)
 
+    async def reconcile(self, owner: str) -> Reconciliation | None:
+        """Set right what no crash should have left. None: another process does it now, or has of late."""
+        return await reconcile(self._scope, owner)
+
     async def _confirm(self, job_id: str, attempt: int, bodies: Sequence[bytes]) -> tuple[bytes, ...]:
         """Settle a write in doubt that ``bodies`` repeats: which of them, from the first on, are in the log."""
         doubt = self._unconfirmed.pop(job_id, None)
@@ -153,15 +187,15 @@ class RedisLedger:
             self._unconfirmed[job_id] = write
             raise
 
-    async def _read(self, job_ids: Sequence[str]) -> list[Job]:
-        keys = self._scope.keys
-        commands: list[tuple[Any, ...]] = []
-        for job_id in job_ids:
-            commands += [("HGETALL", keys.job(job_id)), ("ZRANK", keys.queue, job_id)]
-        replies = await self._scope.connection.pipeline(commands)
+    async def _read(
+        self, records: Mapping[str, Mapping[bytes, bytes]], deliveries: Mapping[str, Sequence[bytes]] | None = None
+    ) -> list[Job]:
+        """The jobs with these records, without those that are gone."""
+        waiting = [job_id for job_id, fields in records.items() if fields.get(b"status") == b"pending"]
+        places = dict(zip(waiting, await positions(self._scope, waiting), strict=True))
         jobs = [
-            self._records.read(job_id, replies[2 * at], replies[2 * at + 1])
-            for at, job_id in enumerate(job_ids)
-            if replies[2 * at]
+            self._records.read(job_id, fields, places.get(job_id), (deliveries or {}).get(job_id, ()))
+            for job_id, fields in records.items()
+            if fields
         ]
         return [job for job in jobs if job is not None]

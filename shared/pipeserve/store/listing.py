@@ -1,7 +1,7 @@
 """Pages of job ids from the indexes.
 
 A cursor names the last job of its page by creation time and id, so jobs that come or go meanwhile shift nothing.
-Labels are compared in this process, chunk by chunk: the server is never held for the whole of a long list.
+Labels and codes are compared in this process, chunk by chunk: the server is never held for the whole of a long list.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ async def list_page(connection: Connection, keys: Keys, query: JobQuery) -> IdPa
     index = keys.jobs if query.status is None else keys.status(query.status)
     after = _Position.decode(query.cursor) if query.cursor is not None else None
     found: list[_Position] = []
-    if query.labels:
+    if query.labels or query.code is not None:
         every = [position async for position in _scan(connection, index)]
-        matching = await _with_labels(connection, keys, every, query)
+        matching = await _matching(connection, keys, every, query)
         total = len(matching)
         found = [position for position in matching if after is None or position < after][: query.limit + 1]
     else:
@@ -96,19 +96,24 @@ async def _scan(connection: Connection, index: str, after: _Position | None = No
         offset += CHUNK
 
 
-async def _with_labels(
-    connection: Connection, keys: Keys, positions: list[_Position], query: JobQuery
-) -> list[_Position]:
+async def _matching(connection: Connection, keys: Keys, positions: list[_Position], query: JobQuery) -> list[_Position]:
+    """Those of ``positions`` that have the labels and the error's code that ``query`` asks for."""
     wanted = dict(query.labels).items()
+    code = None if query.code is None else query.code.encode()
     matching: list[_Position] = []
     for start in range(0, len(positions), CHUNK):
         chunk = positions[start : start + CHUNK]
-        found = await connection.call("HMGET", keys.labels, *(position.job_id for position in chunk))
-        matching += [
-            position
-            for position, labels in zip(chunk, found, strict=True)
-            if labels is not None and wanted <= _labels(labels).items()
-        ]
+        if code is not None:
+            codes = await connection.call("HMGET", keys.codes, *(position.job_id for position in chunk))
+            chunk = [position for position, found in zip(chunk, codes, strict=True) if found == code]
+        if wanted and chunk:
+            found = await connection.call("HMGET", keys.labels, *(position.job_id for position in chunk))
+            chunk = [
+                position
+                for position, labels in zip(chunk, found, strict=True)
+                if labels is not None and wanted <= _labels(labels).items()
+            ]
+        matching += chunk
     return matching
 
 

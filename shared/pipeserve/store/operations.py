@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
 
-from redis.exceptions import ResponseError
+import orjson
 
+from pipeserve.errors import StoreUnavailableError
+from pipeserve.events import rfc3339
 from pipeserve.runtime.ports import CacheGauges, ServiceFigures
-from pipeserve.store.engine import masked
+from pipeserve.store.address import masked
+from pipeserve.store.fitness import faults, warnings
+from pipeserve.store.keys import FIGURES_TTL
+from pipeserve.store.scripts.epoch import emptied_at
 from pipeserve.store.scripts.figures import figures, tell_cache
 from pipeserve.store.scripts.prelude import Scope
 
-OLDEST_SERVER = (6, 2)
+logger = logging.getLogger(__name__)
 
 
 class RedisOperations:
@@ -32,37 +37,36 @@ class RedisOperations:
         await tell_cache(self._scope, owner, gauges)
 
     async def check(self) -> list[str]:
-        """What makes this store unfit to keep jobs, in sentences. Raises StoreUnavailableError.
+        """What makes this store unfit to keep jobs, in sentences. Raises StoreUnavailableError."""
+        return await faults(self._scope.connection)
 
-        What a managed server forbids to ask (CONFIG) is not judged.
+    async def condition(self) -> Mapping[str, object]:
+        """``warnings`` in sentences, and ``emptied_at``: when it was noticed that all jobs were gone, if ever.
+
+        Raises StoreUnavailableError.
         """
-        info: dict[str, Any] = await self._scope.connection.call("INFO")
-        findings: list[str] = []
-        version = str(info.get("valkey_version") or info.get("redis_version", "0"))
-        if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_SERVER:
-            oldest = ".".join(map(str, OLDEST_SERVER))
-            findings.append(f"The server's version is {version}; at least {oldest} is needed.")
-        policy = info.get("maxmemory_policy") or await self._configured("maxmemory-policy")
-        if policy not in (None, "noeviction"):
-            findings.append(
-                f"maxmemory-policy is {policy}: under memory pressure the server would throw jobs away. "
-                "Set it to noeviction."
-            )
-        if not int(info.get("aof_enabled", 1)):
-            findings.append("appendonly is off: accepted jobs would be lost when the server stops. Set appendonly yes.")
-        elif info.get("aof_last_write_status", "ok") != "ok":
-            findings.append("The server can't write its append-only file; see its log and its disk.")
-        if info.get("role", "master") not in ("master", "primary"):
-            findings.append("The server is a read-only replica; give the URL of the primary.")
-        return findings
+        marker: bytes | None = await self._scope.connection.call("GET", self._scope.keys.epoch)
+        moment = emptied_at(marker)
+        return {
+            "warnings": await warnings(self._scope.connection),
+            "emptied_at": None if moment is None else rfc3339(moment),
+        }
+
+    async def log_faults(self) -> None:
+        """Tell the log what makes this store unfit, when a process starts. A store that is away is not judged."""
+        with suppress(StoreUnavailableError):
+            for fault in await self.check():
+                logger.error("the job store is not fit to keep jobs: %s", fault)
+
+    async def tell_drill(self, report: bytes) -> None:
+        """Keep the report of a drill in place of the one before. Raises StoreUnavailableError."""
+        await self._scope.connection.call("SET", self._scope.keys.drill, report, "EX", FIGURES_TTL)
+
+    async def last_drill(self) -> Mapping[str, object] | None:
+        """The report of the last drill. Raises StoreUnavailableError."""
+        report: bytes | None = await self._scope.connection.call("GET", self._scope.keys.drill)
+        return None if report is None else orjson.loads(report)
 
     def describe(self) -> Mapping[str, object]:
         """The store's kind and address, without secrets."""
         return {"kind": "embedded" if self._embedded else "redis", "url": masked(self._scope.connection.url)}
-
-    async def _configured(self, option: str) -> str | None:
-        try:
-            reply: dict[str, str] = await self._scope.connection.call("CONFIG GET", option)
-        except ResponseError:  # forbidden: managed servers, ACLs
-            return None
-        return reply.get(option)

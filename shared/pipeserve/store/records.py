@@ -7,7 +7,7 @@ listing with it. A field that can't be read is absent, and the log says so, once
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from pipeserve.errors import Problem
-from pipeserve.jobs import Job, JobStatus, Links, Progress, StepReport
+from pipeserve.jobs import Job, JobStatus, Links, Progress, StepReport, WebhookDelivery, WebhookReport
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,15 @@ class RecordReader:
     def __init__(self) -> None:
         self._told: set[str] = set()
 
-    def read(self, job_id: str, fields: Mapping[bytes, bytes], queue_position: int | None) -> Job | None:
-        """The job with this record; None where not even its state can be read."""
-        record = _Record(fields)
+    def read(
+        self,
+        job_id: str,
+        fields: Mapping[bytes, bytes],
+        queue_position: int | None,
+        deliveries: Sequence[bytes] = (),
+    ) -> Job | None:
+        """The job with this record; None where not even its state can be read. ``deliveries``: of its webhook."""
+        record = _Record(fields, deliveries)
         job = record.job(job_id, queue_position)
         if record.unreadable and job_id not in self._told:
             if len(self._told) >= _MOST_TOLD:
@@ -54,8 +60,9 @@ class RecordReader:
 class _Record:
     """One hash, and which of its fields were in vain."""
 
-    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+    def __init__(self, fields: Mapping[bytes, bytes], deliveries: Sequence[bytes]) -> None:
         self._fields = fields
+        self._deliveries = deliveries
         self.unreadable: list[str] = []
 
     def job(self, job_id: str, queue_position: int | None) -> Job | None:
@@ -79,18 +86,24 @@ class _Record:
             created_at=created_at,
             started_at=self._get("started_at", _moment, None),
             completed_at=self._get("completed_at", _moment, None),
+            run_at=self._get("run_at", _moment, None),
             attempt=self._get("attempt", int, 0),
             max_attempts=self._get("max_attempts", int, 1),
             worker=self._get("worker", bytes.decode, None),
             execution_time=self._get("execution_time", float, None),
             progress=self._get("progress", Progress.model_validate_json, Progress(total_steps=total_steps)),
             steps=self._get("steps", _STEPS.validate_json, list[StepReport]()),
+            priority=self._get("priority", int, 0),
             queue_position=queue_position if status is JobStatus.PENDING else None,
             outputs=self._get("shown_outputs", _object, None) if b"shown_outputs" in self._fields else result,
             result=result,
             error=self._get("error", Problem.model_validate_json, None),
             canceled_by=self._get("canceled_by", bytes.decode, None),
             cancel_reason=self._get("cancel_reason", bytes.decode, None),
+            retried_from=self._get("retried_from", bytes.decode, None),
+            expires_at=self._get("expires_at", _moment, None),
+            webhook=self._get("webhook", self._webhook, None),
+            fenced_writes=self._get("fenced_writes", int, 0),
             last_seq=self._get("last_seq", int, 0),
             links=Links.of(job_id),
         )
@@ -99,6 +112,16 @@ class _Record:
         if b"shown_parameters" in self._fields:
             return self._get("shown_parameters", _object, None)
         return self._get("parameters", _object, None) if self._fields.get(b"keep_parameters") == b"1" else None
+
+    def _webhook(self, stored: bytes) -> WebhookReport:
+        described: dict[str, Any] = from_json(stored)
+        return WebhookReport.model_validate(
+            described
+            | {
+                "status": self._get("webhook_status", bytes.decode, "active"),
+                "deliveries": [WebhookDelivery.model_validate_json(delivery) for delivery in self._deliveries],
+            }
+        )
 
     def _get(self, name: str, parse: Callable[[bytes], _T], default: _D) -> _T | _D:
         value = self._fields.get(name.encode())

@@ -22,6 +22,7 @@ from pipeserve.store.operations import RedisOperations
 from pipeserve.store.scripts.prelude import Scope
 from pipeserve.store.shared_cache import RedisSharedCache
 from pipeserve.store.signals import RedisCancelSignals
+from pipeserve.store.webhook_outbox import RedisWebhookOutbox
 
 
 class DeploymentStore:
@@ -33,7 +34,7 @@ class DeploymentStore:
         self.queue_name = self.keys.queue
         self.redis: ArqRedis = connect(url, queue_name=self.queue_name)
         """For arq's ``Worker``; its commands raise redis-py's errors, not StoreUnavailableError."""
-        connection = Connection(url, self.redis)
+        connection = self._connection = Connection(url, self.redis, strict=settings.durability == "strict")
         scope = Scope(connection, self.keys, settings.event_log_max, settings.result_ttl, settings.lease_seconds)
         self.hub = Hub(connection, self.keys.heartbeat_channel(""))
         self.ledger = RedisLedger(scope, max_queue_size=settings.max_queue_size)
@@ -43,6 +44,7 @@ class DeploymentStore:
         self.attachments = RedisAttachments(scope)
         self.checkpoints = RedisCheckpoints(scope)
         self.cache = RedisSharedCache(connection, self.keys)
+        self.webhooks = RedisWebhookOutbox(scope, self.hub)
 
     async def __aenter__(self) -> Self:
         await self.hub.__aenter__()
@@ -54,7 +56,7 @@ class DeploymentStore:
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent."""
-        await self.redis.aclose()
+        await self._connection.aclose()
 
 
 class Store:
@@ -85,7 +87,8 @@ async def open_store(settings: StoreSettings) -> AsyncGenerator[Store]:
     attached to where another process of this machine has started it. Raises ConfigurationError.
     """
     async with AsyncExitStack() as stack:
-        url = settings.redis_url or await stack.enter_async_context(start_embedded(settings.data_dir))
+        strict = settings.durability == "strict"
+        url = settings.redis_url or await stack.enter_async_context(start_embedded(settings.data_dir, strict=strict))
         store = Store(url, settings, embedded=settings.redis_url is None)
         stack.push_async_callback(store.aclose)
         yield store

@@ -11,6 +11,7 @@ from pipeserve.runtime.memory.operations import MemoryOperations
 from pipeserve.runtime.memory.registry import MemoryDeployments
 from pipeserve.runtime.memory.shared_cache import MemorySharedCache
 from pipeserve.runtime.memory.state import Clock, MemoryState
+from pipeserve.runtime.memory.webhook_outbox import MemoryWebhookOutbox
 
 __all__ = [
     "MemoryAttachments",
@@ -22,12 +23,13 @@ __all__ = [
     "MemoryOperations",
     "MemorySharedCache",
     "MemoryStore",
+    "MemoryWebhookOutbox",
 ]
 
 
 class MemoryStore:
-    """One deployment's ``ledger``, ``log``, ``signals``, ``operations``, ``attachments``, ``checkpoints`` and shared
-    ``cache``, and a ``registry``.
+    """One deployment's ``ledger``, ``log``, ``signals``, ``operations``, ``attachments``, ``checkpoints``, ``webhooks``
+    and shared ``cache``, and a ``registry``.
 
     ``clock`` gives Unix time in seconds: leases, ages and lifetimes follow it, so a test can move it.
     ``lease_seconds``, ``max_queue_size``, ``result_ttl`` and ``event_log_max`` mean what the settings so named mean.
@@ -55,5 +57,6 @@ class MemoryStore:
         self.operations = MemoryOperations(state)
         self.attachments = MemoryAttachments(state)
         self.checkpoints = MemoryCheckpoints(state)
+        self.webhooks = MemoryWebhookOutbox(state)
         self.cache = MemorySharedCache(state.clock)
         self.registry = MemoryDeployments()

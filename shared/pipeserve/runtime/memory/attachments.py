@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeserve.errors import StaleAttemptError
 from pipeserve.runtime.memory.state import MemoryState
 from pipeserve.runtime.ports import Attachment
 
@@ -20,9 +19,7 @@ class MemoryAttachments:
 
         A job that keeps no events keeps none of them. Raises StaleAttemptError.
         """
-        record = self._state.get(job_id)
-        if record is None or not record.owned_by_attempt(attempt):
-            raise StaleAttemptError.of(job_id, attempt)
+        record = self._state.owned(job_id, attempt)
         if record.new.keep_events:
             record.attachments |= {attachment.index: attachment for attachment in attachments}
 

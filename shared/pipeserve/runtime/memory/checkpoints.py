@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeserve.errors import StaleAttemptError
 from pipeserve.runtime.memory.state import MemoryState
 
 
@@ -16,10 +15,7 @@ class MemoryCheckpoints:
 
     async def save(self, job_id: str, attempt: int, name: str, record: bytes) -> None:
         """Keep ``record`` under the step call's name until the job ends. Raises StaleAttemptError."""
-        job = self._state.get(job_id)
-        if job is None or not job.owned_by_attempt(attempt):
-            raise StaleAttemptError.of(job_id, attempt)
-        job.checkpoints[name] = record
+        self._state.owned(job_id, attempt).checkpoints[name] = record
 
     async def load(self, job_id: str) -> Mapping[str, bytes]:
         """All records of a job, by name."""

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from pipeserve.events import is_terminal
-from pipeserve.runtime.memory.state import MemoryState, Record
+from pipeserve.runtime.memory.record import Record
+from pipeserve.runtime.memory.state import MemoryState
 from pipeserve.runtime.ports import LogEntry, LogGap
 
 
@@ -46,6 +47,7 @@ class MemoryEventLog:
             follower.set()
         for listener in self._state.listeners:
             listener.put_nowait(None)
+        self._state.tell_senders()
 
     async def _entries(
         self, record: Record | None, after: int, changed: asyncio.Event

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from pydantic_core import from_json
 
 from pipeserve.jobs import JobStatus
+from pipeserve.runtime.latency import percentiles
 from pipeserve.runtime.memory.state import MemoryState
-from pipeserve.runtime.ports import CacheGauges, Percentiles, ServiceFigures
+from pipeserve.runtime.ports import CacheGauges, ServiceFigures
 
 
 class MemoryOperations:
@@ -19,8 +21,8 @@ class MemoryOperations:
 
     async def figures(self) -> ServiceFigures:
         """The whole service's figures."""
-        state = self._state
-        queue = state.queue()
+        state, now = self._state, self._state.clock()
+        first_due = state.queue.first_due()
         statuses = Counter(record.status for record in state.all())
         caches = state.told_caches()
         return ServiceFigures(
@@ -29,13 +31,15 @@ class MemoryOperations:
             canceled=state.ended[JobStatus.CANCELED],
             execution_seconds=state.execution_seconds,
             jobs_by_status={status.value: statuses[status] for status in JobStatus},
-            queue_depth=len(queue),
-            oldest_job_age=max(0.0, state.clock() - queue[0].created_at) if queue else 0.0,
+            queue_depth=len(state.queue),
+            oldest_job_age=0.0 if first_due is None else max(0.0, now - first_due),
             last_execution=state.last_execution,
-            latency={kind: percentiles(seconds) for kind, seconds in state.latencies.items()},
+            latency={kind: percentiles(buckets) for kind, buckets in state.durations.items()},
             workers=(),
             counters=dict(state.counters),
             cache=CacheGauges(sum(cache.entries for cache in caches), sum(cache.bytes for cache in caches)),
+            drain_rate=state.pace.rate(now),
+            durations={kind: dict(buckets) for kind, buckets in state.durations.items()},
         )
 
     async def tell_cache(self, owner: str, gauges: CacheGauges) -> None:
@@ -46,15 +50,18 @@ class MemoryOperations:
         """Nothing: whoever uses this store knows that it forgets."""
         return []
 
+    async def condition(self) -> Mapping[str, object]:
+        """Nothing to tell."""
+        return {"warnings": [], "emptied_at": None}
+
     def describe(self) -> Mapping[str, object]:
         """The store's kind."""
         return {"kind": "memory"}
 
+    async def tell_drill(self, report: bytes) -> None:
+        """Keep the report of a drill (one JSON object) in place of the one before."""
+        self._state.drill = report
 
-def percentiles(values: Sequence[float]) -> Percentiles:
-    """By the nearest rank."""
-    if not values:
-        return Percentiles()
-    ordered = sorted(values)
-    p50, p95, p99 = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.50, 0.95, 0.99))
-    return Percentiles(p50=p50, p95=p95, p99=p99)
+    async def last_drill(self) -> Mapping[str, object] | None:
+        """The report of the last drill."""
+        return None if self._state.drill is None else from_json(self._state.drill)

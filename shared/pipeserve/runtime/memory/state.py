@@ -3,94 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from pydantic_core import from_json
-
-from pipeserve.errors import JobCanceledError, Problem, WorkerLostError
+from pipeserve.errors import ExpiredError, JobCanceledError, Problem, StaleAttemptError, WorkerLostError
 from pipeserve.events import Event, EventType, encode_body
 from pipeserve.jobs import JobStatus
-from pipeserve.runtime.ports import Attachment, CacheGauges, LogEntry, NewJob
-
-logger = logging.getLogger(__name__)
+from pipeserve.runtime.latency import histogram
+from pipeserve.runtime.memory.pace import Pace
+from pipeserve.runtime.memory.queue import MemoryQueue
+from pipeserve.runtime.memory.record import Outgoing, Record
+from pipeserve.runtime.ports import CacheGauges, NewJob
 
 Clock = Callable[[], float]
-MOST_LATENCIES = 10_000
-"""Newest observations of each kind that percentiles are taken from."""
 GAUGES_TTL = 30.0
 """Seconds for which it counts what a process told of its step cache."""
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """One job."""
-
-    new: NewJob
-    """What was known of it at first, without its parameters."""
-    sync: bool
-    status: JobStatus
-    created_at: float
-    events: deque[LogEntry]
-    parameters: bytes | None
-    shown_parameters: bytes | None
-    attempt: int = 0
-    lost: int = 0
-    owner: str | None = None
-    worker: str | None = None
-    lease_end: float = 0.0
-    started_at: float | None = None
-    completed_at: float | None = None
-    expires_at: float | None = None
-    execution_time: float | None = None
-    progress: bytes | None = None
-    steps: bytes | None = None
-    outputs: bytes | None = None
-    shown_outputs: bytes | None = None
-    error: Problem | None = None
-    canceled_by: str | None = None
-    cancel_reason: str | None = None
-    last_seq: int = 0
-    told_unreadable: bool = False
-    followers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
-    attachments: dict[int, Attachment] = field(default_factory=dict[int, Attachment])
-    checkpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
-
-    @property
-    def job_id(self) -> str:
-        """The job's id."""
-        return self.new.job_id
-
-    @property
-    def held(self) -> bool:
-        """Whether an owner has it."""
-        return self.status in (JobStatus.RUNNING, JobStatus.CANCELING)
-
-    @property
-    def keeps_parameters(self) -> bool:
-        """Whether its true parameters are shown, and so outlive the run."""
-        return self.new.keep_parameters and self.shown_parameters is None
-
-    @property
-    def order(self) -> tuple[float, str]:
-        """Older jobs first."""
-        return self.created_at, self.job_id
-
-    def add(self, body: bytes) -> None:
-        """Number one event and tell the followers."""
-        self.last_seq += 1
-        self.events.append(LogEntry(self.last_seq, body))
-        for follower in self.followers:
-            follower.set()
-
-    def owned_by_attempt(self, attempt: int) -> bool:
-        """Whether this attempt may write."""
-        return self.held and self.attempt == attempt
 
 
 class MemoryState:
@@ -111,31 +42,34 @@ class MemoryState:
         self.result_ttl = result_ttl
         self.event_log_max = event_log_max
         self.records: dict[str, Record] = {}
+        self.queue = MemoryQueue()
+        self.pace = Pace()
+        self.keys: dict[str, str] = {}
+        """Idempotency keys and the jobs under them."""
         self.listeners: set[asyncio.Queue[str | None]] = set()
+        self.senders: set[asyncio.Event] = set()
+        """Who waits for webhooks that have something to send."""
         self.closed = False
         self.ended: Counter[str] = Counter()
         self.execution_seconds = 0.0
         self.last_execution: float | None = None
-        self.latencies: dict[str, deque[float]] = {}
+        self.durations: dict[str, Counter[int]] = {}
         self.counters: dict[str, float] = {}
         self.caches: dict[str, tuple[float, CacheGauges]] = {}
+        self.reconciled_at = -math.inf
+        self.drill: bytes | None = None
 
     def get(self, job_id: str) -> Record | None:
         """The record, unless it has expired."""
         record = self.records.get(job_id)
-        if record is not None and record.expires_at is not None and record.expires_at <= self.clock():
-            del self.records[job_id]
+        if record is not None and record.forgotten_at is not None and record.forgotten_at <= self.clock():
+            self._forget(record)
             return None
         return record
 
     def all(self) -> list[Record]:
         """Every record that has not expired."""
         return [record for job_id in list(self.records) if (record := self.get(job_id)) is not None]
-
-    def queue(self) -> list[Record]:
-        """Those that wait, oldest first."""
-        waiting = (record for record in self.records.values() if record.status is JobStatus.PENDING)
-        return sorted(waiting, key=lambda record: record.order)
 
     def create(self, job: NewJob, status: JobStatus, created_at: float, *, sync: bool) -> Record:
         """A new record, as yet without events."""
@@ -145,14 +79,21 @@ class MemoryState:
             sync=sync,
             status=status,
             created_at=created_at,
+            due_at=max(created_at, job.run_at or 0.0),
+            start_by=None if job.expires_in is None else created_at + job.expires_in,
             events=deque(maxlen=self.event_log_max),
             parameters=None,
             shown_parameters=shown,
+            outgoing=None if job.webhook is None else Outgoing(job.webhook),
         )
         if record.keeps_parameters or not sync:
             record.parameters = job.parameters
         self.records[job.job_id] = record
         return record
+
+    def by_key(self, key: str) -> Record | None:
+        """The job under an idempotency key."""
+        return self.get(self.keys.get(key, ""))
 
     def event(
         self,
@@ -169,13 +110,29 @@ class MemoryState:
             )
         )
 
+    def add(self, record: Record, bodies: Sequence[bytes]) -> None:
+        """Add events to a job's log, for its webhook too."""
+        for body in bodies:
+            record.add(body)
+        if bodies and record.outgoing is not None and record.outgoing.webhook.live:
+            self._post(record.outgoing)
+
+    def owned(self, job_id: str, attempt: int) -> Record:
+        """The job, if this attempt may write to it. Raises StaleAttemptError."""
+        record = self.get(job_id)
+        if record is None or not record.owned_by_attempt(attempt):
+            self._refuse(record, attempt)
+            raise StaleAttemptError.of(job_id, attempt)
+        return record
+
     def end(
         self, record: Record, status: JobStatus, terminal_event: bytes, *, completed_at: float | None = None
     ) -> None:
         """The job has reached a terminal state."""
+        self.queue.discard(record)
         record.status = status
         record.completed_at = self.clock() if completed_at is None else completed_at
-        record.expires_at = self.clock() + self.result_ttl
+        record.forgotten_at = self.clock() + self.result_ttl
         record.owner = None
         record.checkpoints.clear()
         if not record.keeps_parameters:
@@ -187,6 +144,10 @@ class MemoryState:
         if record.started_at is not None:
             self.last_execution = record.completed_at
         record.add(terminal_event)
+        if record.outgoing is not None:
+            if not record.outgoing.webhook.live:  # a receiver that wants the end alone need not read what stands before
+                record.outgoing.after = record.last_seq - 1
+            self._post(record.outgoing)
 
     def end_canceled(self, record: Record, data: Any = None) -> None:
         """Nobody runs it, and a cancel was asked for."""
@@ -203,7 +164,7 @@ class MemoryState:
         if not record.sync:
             record.lost += counts
             if record.new.keep_events:
-                record.add(self.event(record, EventType.ATTEMPT_LOST, {"reason": reason}))
+                self.add(record, [self.event(record, EventType.ATTEMPT_LOST, {"reason": reason})])
         if record.sync or (counts and record.lost >= record.new.max_attempts):
             record.error = WorkerLostError().problem(job_id=record.job_id)
             body = self.event(record, EventType.PIPELINE_FAILED, {"reason": reason}, record.error)
@@ -211,16 +172,24 @@ class MemoryState:
             return
         record.status = JobStatus.PENDING
         record.owner = None
+        self.queue.add(record, self.clock(), back=True)
 
-    def take_back_overdue(self) -> None:
-        """Take back jobs whose owner fell silent."""
+    def catch_up(self) -> None:
+        """What time has done: silent owners lose their jobs, jobs expire, and jobs become due."""
+        now = self.clock()
         for record in self.all():
-            if record.held and record.lease_end <= self.clock():
+            if record.held and record.lease_end <= now:
                 self.take_back(record, "lease_expired", counts=True)
+        for record in self.queue.waiting():
+            if record.start_by is not None and record.start_by <= now and record.started_at is None:
+                record.error = ExpiredError().problem(job_id=record.job_id)
+                body = self.event(record, EventType.PIPELINE_EXPIRED, error=record.error)
+                self.end(record, JobStatus.EXPIRED, body)
+        self.queue.wake(now)
 
-    def observe(self, kind: str, seconds: list[float]) -> None:
+    def observe(self, kind: str, seconds: Sequence[float]) -> None:
         """Count latencies."""
-        self.latencies.setdefault(kind, deque(maxlen=MOST_LATENCIES)).extend(seconds)
+        self.durations.setdefault(kind, Counter()).update(histogram(seconds))
 
     def count(self, name: str, value: float) -> None:
         """Add to a counter, unless ``value`` is no finite number."""
@@ -233,18 +202,26 @@ class MemoryState:
         self.caches = {owner: told for owner, told in self.caches.items() if told[0] >= oldest}
         return [gauges for _, gauges in self.caches.values()]
 
+    def tell_senders(self) -> None:
+        """A webhook may have something to send."""
+        for sender in self.senders:
+            sender.set()
 
-def object_or_none(record: Record, name: str, value: bytes | None) -> dict[str, Any] | None:
-    """The encoded JSON object, its integers with all their digits. None, and a warning once, if it is none."""
-    if value is None:
-        return None
-    try:
-        read = from_json(value)
-    except ValueError:
-        read = None
-    if isinstance(read, dict):
-        return cast(dict[str, Any], read)
-    if not record.told_unreadable:
-        record.told_unreadable = True
-        logger.warning("the stored record of job %s can't be read in full: %s", record.job_id, name)
-    return None
+    def _post(self, outgoing: Outgoing) -> None:
+        if outgoing.status == "active" and outgoing.due_at is None:
+            outgoing.due_at = self.clock()
+        self.tell_senders()
+
+    def _refuse(self, record: Record | None, attempt: int) -> None:
+        """Count a write by an attempt that lost its job. One that ended it itself only repeats what was written."""
+        if record is not None:
+            if record.ended_by_attempt(attempt):
+                return
+            record.fenced_writes += 1
+        self.count("fenced_writes", 1.0)
+
+    def _forget(self, record: Record) -> None:
+        del self.records[record.job_id]
+        key = record.new.idempotency and record.new.idempotency.key
+        if key is not None and self.keys.get(key) == record.job_id:
+            del self.keys[key]

@@ -19,13 +19,17 @@ _APPEND = script(
     + """
 local id, attempt, batch = arg(1), arg(2), arg(3)
 local key = job_key(id)
-local job = call('HMGET', key, 'status', 'attempt', 'keep_events', 'last_seq', 'batch')
-if not owns(job[1], job[2], attempt) then return -1 end
+local job = call('HMGET', key, 'status', 'attempt', 'keep_events', 'last_seq', 'batch', 'webhook_live')
+if not owns(job[1], job[2], attempt) then
+  refuse(id, job[1], job[2], attempt)
+  return -1
+end
 if job[5] == batch or job[3] == '0' then return tonumber(job[4]) end
 call('HSET', key, 'batch', batch)
 set_view(key, arg(4), arg(5))
 local seq = tonumber(job[4])
 for at = 9, #ARGV do seq = add_event(id, ARGV[at]) end
+if job[6] == '1' then post(id) end
 return seq
 """
 )

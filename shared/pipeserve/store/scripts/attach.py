@@ -23,7 +23,10 @@ _ATTACH = script(
     + """
 local id, attempt, attachments = unpack(ARGV, 4)
 local job = call('HMGET', job_key(id), 'status', 'attempt', 'keep_events')
-if not owns(job[1], job[2], attempt) then return 0 end
+if not owns(job[1], job[2], attempt) then
+  refuse(id, job[1], job[2], attempt)
+  return 0
+end
 if job[3] == '1' then attach(id, attachments) end
 return 1
 """

@@ -25,6 +25,7 @@ if by ~= '' then call('HSET', key, 'canceled_by', by) end
 if reason ~= '' then call('HSET', key, 'cancel_reason', reason) end
 if job[3] == 'async' and job[4] == '1' then
   add_event(id, event('cancellation_requested', id, attempt, data, nil, message))
+  post_live(id)
 end
 if status == 'pending' then
   end_canceled(id, status, attempt, data)

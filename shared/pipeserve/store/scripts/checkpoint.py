@@ -7,7 +7,10 @@ from pipeserve.store.scripts.prelude import Scope, script
 _CHECKPOINT = script("""
 local id, attempt, name, record = unpack(ARGV, 4)
 local job = call('HMGET', job_key(id), 'status', 'attempt')
-if not owns(job[1], job[2], attempt) then return 0 end
+if not owns(job[1], job[2], attempt) then
+  refuse(id, job[1], job[2], attempt)
+  return 0
+end
 call('HSET', checkpoints_key(id), name, record)
 return 1
 """)

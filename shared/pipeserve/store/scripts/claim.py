@@ -8,12 +8,26 @@ from pipeserve.store.scripts.prelude import Scope, script
 _CACHE_USES: dict[bytes | None, CacheUse] = {b"no-cache": "no-cache", b"no-store": "no-store"}
 
 HEARD = """
--- Notes that an owner spoke. After a silence of a lease's length the store itself was away, or nobody was there to
--- renew: leases that ran out meanwhile say nothing about their owners, who get half a lease to renew them.
+-- The clock was set back by so many ms: leases would last longer by that, and webhooks would wait.
+local function set_back(by)
+  for _, key in ipairs({RUNNING, P..'webhooks', P..'workers'}) do
+    local flat = call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for at = 1, #flat, 2 do call('ZADD', key, tonumber(flat[at + 1]) - by, flat[at]) end
+  end
+end
+
+-- Notes that an owner spoke; says whether a lease that has run out means anything. After a silence of a lease's length
+-- the store itself was away, its clock was set forward, or nobody was there to renew. Leases that ran out meanwhile say
+-- nothing about their owners, who get half a lease to renew them.
 local function heard()
   local last, rests_until = string.match(call('GET', P..'heard') or '', '^(%d+):(%d+)$')
   last, rests_until = tonumber(last or now_ms), tonumber(rests_until or 0)
-  if now_ms - last > LEASE then rests_until = now_ms + math.floor(LEASE / 2) end
+  if last > now_ms + 1000 then
+    set_back(last - now_ms)
+    rests_until = math.min(rests_until, now_ms)
+  elseif now_ms - last > LEASE then
+    rests_until = now_ms + math.floor(LEASE / 2)
+  end
   call('SET', P..'heard', int(now_ms)..':'..int(rests_until), 'EX', @HEARD_TTL@)
   return now_ms >= rests_until
 end
@@ -33,32 +47,50 @@ local owner, limit = arg(1), tonumber(arg(2))
 -- A ZREM that removes nothing: from here on a full store refuses nothing, and jobs can run to their end.
 call('ZREM', RUNNING, '')
 if heard() then take_back_overdue() end
+expire_overdue()
+line_up_scheduled()
+-- Few jobs are spread over the processes: each takes its share of what is due.
+local workers = call('ZCOUNT', P..'workers', now_ms, '+inf')
+if workers > 1 then
+  local due = call('ZCARD', QUEUE) - call('ZCARD', SCHEDULED)
+  limit = math.min(limit, math.max(math.ceil(due / workers), 1))
+end
 local claims = {}
 while #claims < limit do
-  local due = call('ZRANGEBYSCORE', QUEUE, '-inf', now_ms, 'LIMIT', 0, limit - #claims)
-  if #due == 0 then break end
-  for _, id in ipairs(due) do
-    call('ZREM', QUEUE, id)
+  local ids = take_turn(limit - #claims)
+  if not ids then break end
+  for _, id in ipairs(ids) do
     local key = job_key(id)
     local job = call('HMGET', key, 'status', 'deployment_id', 'run_name', 'parameters', 'timeout', 'created_at',
-      'started_at', 'cache')
+      'started_at', 'cache', 'run_at', 'expires_at')
     if job[1] == 'pending' then
-      local attempt = call('HINCRBY', key, 'attempt', 1)
-      call('ZADD', RUNNING, now_ms + LEASE, id)
-      move(id, 'pending', 'running', job[6])
-      call('HSET', key, 'owner', owner, 'worker', owner, 'attempt_started_at', int(now_us))
-      if not job[7] then call('HSET', key, 'started_at', int(now_us)) end
-      if attempt > 1 then call('HDEL', key, 'progress', 'steps', 'batch') end
-      if call('EXISTS', 'arq:job:'..id) == 0 then
-        call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000,
-          '{"t":null,"f":"@JOB_FUNCTION@","a":[],"k":{},"et":'..int(created_ms(job[6]))..'}')
+      if job[10] and not job[7] and tonumber(job[10]) <= now_us then
+        end_expired(id)
+      else
+        if job[10] then call('ZREM', EXPIRY, id) end
+        local attempt = call('HINCRBY', key, 'attempt', 1)
+        call('ZADD', RUNNING, now_ms + LEASE, id)
+        move(id, 'pending', 'running', job[6])
+        call('HSET', key, 'owner', owner, 'worker', owner, 'attempt_started_at', int(now_us))
+        if not job[7] then call('HSET', key, 'started_at', int(now_us)) end
+        if attempt > 1 then call('HDEL', key, 'progress', 'steps', 'batch') end
+        if call('EXISTS', 'arq:job:'..id) == 0 then
+          call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000,
+            '{"t":null,"f":"@JOB_FUNCTION@","a":[],"k":{},"et":'..int(created_ms(job[6]))..'}')
+        end
+        claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8], job[9]}
       end
-      claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8]}
     end
   end
 end
-local next_due = call('ZRANGE', QUEUE, 0, 0, 'WITHSCORES')
-return {int(now_us), next_due[2] or '', claims}
+if #claims > 0 then note_pace('claimed', #claims) end
+local next_due = ''
+if call('EXISTS', LANES) == 1 then
+  next_due = int(now_ms)
+else
+  next_due = call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2] or ''
+end
+return {int(now_us), next_due, claims}
 """
 )
 
@@ -76,8 +108,9 @@ async def claim(scope: Scope, owner: str, limit: int) -> tuple[list[Claim], floa
             parameters=parameters,
             timeout=float(timeout) if timeout else None,
             created_at=int(created_at) / 1e6,
+            due_at=max(int(created_at), int(run_at or 0)) / 1e6,
             claimed_at=claimed_at,
             cache=_CACHE_USES.get(cache, "use"),
         )
-        for job_id, attempt, deployment_id, run_name, parameters, timeout, created_at, cache in claims
+        for job_id, attempt, deployment_id, run_name, parameters, timeout, created_at, cache, run_at in claims
     ], float(next_due) if next_due else None

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from pipeserve.jobs import JobStatus
+from pipeserve.runtime.latency import percentiles
 from pipeserve.runtime.ports import CacheGauges, ServiceFigures, WorkerInfo
-from pipeserve.store.latency import percentiles
 from pipeserve.store.scripts.prelude import Scope, script
 
 _STATUSES = tuple(status.value for status in JobStatus)
@@ -55,8 +55,9 @@ end
 local oldest = call('ZRANGEBYSCORE', QUEUE, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 1)
 local age = 0
 if oldest[2] then age = now_ms - tonumber(oldest[2]) end
+local claimed = pace()
 return {call('HGETALL', P..'totals'), call('HGETALL', P..'latency'), counts, call('ZCARD', QUEUE), int(age), workers,
-  call('HGETALL', P..'counters'), caches()}
+  call('HGETALL', P..'counters'), caches(), tostring(claimed)}
 """
 )
 
@@ -89,6 +90,8 @@ async def figures(scope: Scope) -> ServiceFigures:
         cache=CacheGauges(
             entries=sum(int(entries) for entries, _ in reply[7]), bytes=sum(int(size) for _, size in reply[7])
         ),
+        drain_rate=float(reply[8]) or None,
+        durations=histograms,
     )
 
 

@@ -8,18 +8,20 @@ from enum import IntEnum
 
 import orjson
 
+from pipeserve.runtime.latency import histogram
 from pipeserve.runtime.ports import Outcome, RunView
-from pipeserve.store.latency import histogram
 from pipeserve.store.scripts.prelude import Scope, packed, script
 
 _FINISH = script("""
 local id, attempt, status, terminal_event, seconds, result, view, bodies, canceled_by, cancel_reason, latencies,
-  counters = unpack(ARGV, 4)
+  counters, code = unpack(ARGV, 4)
 local key = job_key(id)
 local job = call('HMGET', key, 'status', 'attempt', 'keep_events', 'execution_time')
-if job[2] ~= attempt then return 0 end
-if job[1] == status and TERMINAL[status] and job[4] then return 2 end
-if job[1] ~= 'running' and job[1] ~= 'canceling' then return 0 end
+if job[2] == attempt and job[1] == status and TERMINAL[status] and job[4] then return 2 end
+if not owns(job[1], job[2], attempt) then
+  refuse(id, job[1], job[2], attempt)
+  return 0
+end
 if job[1] == 'canceling' and status ~= 'canceled' then return 1 end
 call('DEL', 'arq:job:'..id)
 local fields = unpacked(result)
@@ -31,7 +33,7 @@ call('HSET', key, 'execution_time', seconds, unpack(fields))
 -- What the cancel script has noted rules; an owner that was asked directly tells it with the run's end.
 if canceled_by ~= '' then call('HSETNX', key, 'canceled_by', canceled_by) end
 if cancel_reason ~= '' then call('HSETNX', key, 'cancel_reason', cancel_reason) end
-end_job(id, job[1], status, terminal_event, seconds)
+end_job(id, job[1], status, terminal_event, code, seconds)
 count(latencies, counters)
 return 2
 """)
@@ -55,6 +57,11 @@ def result_fields(outcome: Outcome) -> list[str | bytes]:
     if outcome.error is not None:
         fields += ("error", orjson.dumps(outcome.error.as_dict()))
     return fields
+
+
+def code_of(outcome: Outcome) -> str:
+    """The code that jobs are listed by; empty where the run ended well."""
+    return "" if outcome.error is None else outcome.error.code
 
 
 def view_fields(view: RunView) -> list[str | bytes]:
@@ -91,7 +98,7 @@ async def finish(
 
     The same attempt ending in the same state again changes nothing, so a finish whose reply was lost can be repeated.
     """
-    code: int = await scope.run(
+    reply: int = await scope.run(
         _FINISH,
         job_id,
         attempt,
@@ -105,5 +112,6 @@ async def finish(
         outcome.cancel_reason or "",
         latency_counts(outcome.latencies),
         counter_sums(outcome.counters),
+        code_of(outcome),
     )
-    return Finished(code)
+    return Finished(reply)

@@ -7,17 +7,20 @@ from typing import Any
 
 from pipeserve.runtime.ports import Renewal
 from pipeserve.store.scripts.claim import HEARD
+from pipeserve.store.scripts.epoch import EPOCH
 from pipeserve.store.scripts.prelude import Scope, script
 
-# Arguments: owner, record of the worker as JSON or '', its time to live in ms, then the ids.
+# Arguments: owner, record of the worker as JSON or '', its time to live in ms, the marker of the store that is known
+# and a new one (or twice ''), then the ids.
 RENEW = script(
     HEARD
+    + EPOCH
     + """
 local owner, info, info_ttl = arg(1), arg(2), tonumber(arg(3))
 local lost, canceling = {}, {}
 call('ZREM', RUNNING, '')
 local may_reap = heard()
-for at = 7, #ARGV do
+for at = 9, #ARGV do
   local id = ARGV[at]
   local job = call('HMGET', job_key(id), 'owner', 'status')
   if job[1] ~= owner or not call('ZSCORE', RUNNING, id) then
@@ -29,6 +32,8 @@ for at = 7, #ARGV do
 end
 -- After the owner's own: where no worker claims, beats alone find the owners that are gone.
 if may_reap then take_back_overdue() end
+expire_overdue()
+line_up_scheduled()
 if info ~= '' then
   local workers = P..'workers'
   call('SET', P..'worker:'..owner, info, 'PX', info_ttl)
@@ -36,7 +41,7 @@ if info ~= '' then
   call('ZADD', workers, now_ms + info_ttl, owner)
   call('PEXPIRE', workers, info_ttl)
 end
-return {lost, canceling}
+return {lost, canceling, epoch_now(arg(4), arg(5))}
 """
 )
 
@@ -55,14 +60,16 @@ return count
 """)
 
 
-def renew_arguments(owner: str, info: bytes, info_ttl: float, job_ids: Sequence[str]) -> tuple[Any, ...]:
-    """After the header."""
-    return (owner, info, round(info_ttl * 1000), *job_ids)
+def renew_arguments(
+    owner: str, info: bytes, info_ttl: float, job_ids: Sequence[str], *, epoch: str = "", new_epoch: str = ""
+) -> tuple[Any, ...]:
+    """After the header. ``epoch``: the store's marker as this owner knows it; ``new_epoch``: what to mark it with."""
+    return (owner, info, round(info_ttl * 1000), epoch, new_epoch, *job_ids)
 
 
 def read_renewal(reply: Any) -> Renewal:
     """The script's reply."""
-    lost, canceling = reply
+    lost, canceling, _ = reply
     return Renewal(tuple(job_id.decode() for job_id in lost), tuple(job_id.decode() for job_id in canceling))
 
 

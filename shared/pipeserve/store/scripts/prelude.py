@@ -1,12 +1,8 @@
-"""What the scripts share: time, events, moves between states, and how a job ends.
+"""What the scripts share: time, arguments and events here, how jobs wait and how they end in the two beside.
 
 Numbers that leave Lua go through ``int`` (Lua prints large doubles as ``1.7e+15``). Events are spliced from encoded
 pieces, never built with ``cjson.encode``: that turns an empty object into ``{}`` or ``[]`` at its own choice and loses
 nulls.
-
-A full store (``noeviction``) refuses a script's first write if it is one that needs memory, and lets everything after
-a first write through. So the scripts that end or move jobs begin with a ``DEL`` or ``ZREM``: they work on a full
-store, which is how it gets room again. Submitting and appending begin with a write that is refused.
 
 A list among a script's arguments is one argument (:func:`packed`): so the others keep their places, and a long list
 costs the client less than as many arguments.
@@ -15,22 +11,29 @@ costs the client less than as many arguments.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from pipeserve.errors import JobCanceledError, WorkerLostError
+from pipeserve.errors import ExpiredError, JobCanceledError, ProblemError, WorkerLostError
+from pipeserve.runtime.ports import PRIORITY_SECONDS
 from pipeserve.store import keys as names
 from pipeserve.store.connection import Connection, Script
 from pipeserve.store.engine import JOB_FUNCTION
 from pipeserve.store.keys import Keys
+from pipeserve.store.scripts.ending import ENDING
+from pipeserve.store.scripts.waiting import WAITING
 
 JOB_ID_MARK = "@job_id@"
 """Where a script puts the job's id into an encoded problem."""
 REASON_MARK = "@reason@"
 """Where it puts the reason of a cancel."""
+_MOST_LANES = 100
+"""Lanes up to which a job's position in the queue is counted out."""
+_UNKNOWN_WAIT, _LONGEST_WAIT = 30, 600
+"""Seconds after which to come back to a full queue: where no worker takes jobs from it, and at most."""
 
 _PRELUDE = """
 local P = KEYS[1]
@@ -43,6 +46,7 @@ local function job_key(id) return P..'job:'..id end
 local function log_key(id) return P..'events:'..id end
 local function attachments_key(id) return P..'attachments:'..id end
 local function checkpoints_key(id) return P..'checkpoints:'..id end
+local function deliveries_key(id) return P..'deliveries:'..id end
 local function status_key(status) return P..'status:'..status end
 
 local clock = call('TIME')
@@ -98,147 +102,23 @@ local function add_event(id, body)
   call('PUBLISH', log_key(id), seq..':'..body)
   return seq
 end
-
-local function wake()
-  call('LPUSH', WAKE, '1')
-  call('LTRIM', WAKE, 0, @WAKE_TOKENS@ - 1)
-  call('EXPIRE', WAKE, @WAKE_TTL@)
-end
-
--- The indexes live as long as there is a live job, and then as long as the last record.
-local INDEXES = {P..'jobs', P..'labels', P..'expiring', status_key('completed'), status_key('failed'),
-  status_key('canceled'), status_key('timed_out'), status_key('expired')}
-local function is_idle() return call('EXISTS', QUEUE, RUNNING) == 0 end
-local function indexes_stay() for _, key in ipairs(INDEXES) do call('PERSIST', key) end end
-local function indexes_end()
-  if is_idle() then
-    for _, key in ipairs(INDEXES) do call('PEXPIRE', key, RESULT_TTL + @INDEX_GRACE@ * 1000) end
-  end
-end
-
-local function prune(limit)
-  for _, member in ipairs(call('ZRANGEBYSCORE', P..'expiring', '-inf', now_ms, 'LIMIT', 0, limit)) do
-    local status, id = string.match(member, '^([^:]*):(.*)$')
-    call('ZREM', P..'expiring', member)
-    call('ZREM', P..'jobs', id)
-    call('ZREM', status_key(status), id)
-    call('HDEL', P..'labels', id)
-  end
-end
-
--- With its fraction: jobs of the same millisecond stay in order.
-local function created_ms(created_at) return tonumber(created_at) / 1000 end
-
-local function move(id, from, to, created_at)
-  call('ZREM', status_key(from), id)
-  call('ZADD', status_key(to), created_ms(created_at), id)
-  call('HSET', job_key(id), 'status', to)
-end
-
-local function count_end(status, started, seconds, ended_us)
-  local totals = P..'totals'
-  local name = status
-  if status == 'timed_out' or status == 'expired' then name = 'failed' end
-  call('HINCRBY', totals, name, 1)
-  if status == 'completed' then call('HINCRBYFLOAT', totals, 'execution_seconds', seconds) end
-  if started then call('HSET', totals, 'last_execution', int(ended_us)) end
-  call('EXPIRE', totals, @FIGURES_TTL@)
-end
-
--- Packed lists of names, each with what to add to it.
-local function count(latencies, counters)
-  local observed, counted = unpacked(latencies), unpacked(counters)
-  for at = 1, #observed, 2 do call('HINCRBY', P..'latency', observed[at], observed[at + 1]) end
-  if #observed > 0 then call('EXPIRE', P..'latency', @FIGURES_TTL@) end
-  for at = 1, #counted, 2 do call('HINCRBYFLOAT', P..'counters', counted[at], counted[at + 1]) end
-  if #counted > 0 then call('EXPIRE', P..'counters', @FIGURES_TTL@) end
-end
-
-local function record_expires(id, status)
-  call('PEXPIRE', job_key(id), RESULT_TTL)
-  call('PEXPIRE', log_key(id), RESULT_TTL)
-  call('PEXPIRE', attachments_key(id), RESULT_TTL)
-  call('ZADD', P..'expiring', now_ms + RESULT_TTL, status..':'..id)
-end
-
--- Ends a job that the store holds. Begins with a DEL: see the module's docstring.
-local function end_job(id, from, to, terminal_event, seconds)
-  call('DEL', 'arq:job:'..id, 'arq:retry:'..id, 'arq:in-progress:'..id, 'arq:result:'..id)
-  call('ZREM', QUEUE, id)
-  call('ZREM', RUNNING, id)
-  local key = job_key(id)
-  local job = call('HMGET', key, 'created_at', 'started_at', 'keep_parameters')
-  move(id, from, to, job[1])
-  call('HSET', key, 'completed_at', int(now_us))
-  call('HDEL', key, 'owner', 'batch')
-  call('UNLINK', checkpoints_key(id))
-  if job[3] == '0' then call('HDEL', key, 'parameters') end
-  add_event(id, terminal_event)
-  record_expires(id, to)
-  count_end(to, job[2], seconds or 0, now_us)
-  prune(20)
-  indexes_end()
-end
-
-local function fill(template, mark, text)
-  local escaped = string.sub(cjson.encode(text), 2, -2)
-  return (string.gsub(template, mark, function() return escaped end))
-end
-local function problem_of(template, id) return fill(template, '@JOB_ID_MARK@', id) end
-
-local function end_canceled(id, from, attempt, data)
-  local reason = call('HGET', job_key(id), 'cancel_reason')
-  local problem = problem_of(reason and [==[@CANCELED_BECAUSE@]==] or [==[@CANCELED@]==], id)
-  if reason then problem = fill(problem, '@REASON_MARK@', reason) end
-  call('DEL', 'arq:job:'..id)
-  call('HSET', job_key(id), 'error', problem)
-  end_job(id, from, 'canceled', event('pipeline_canceled', id, attempt, data or '{}', problem))
-end
-
-local function end_worker_lost(id, from, attempt, reason)
-  local problem = problem_of([==[@WORKER_LOST@]==], id)
-  call('DEL', 'arq:job:'..id)
-  call('HSET', job_key(id), 'error', problem)
-  end_job(id, from, 'failed', event('pipeline_failed', id, attempt, '{"reason":"'..reason..'"}', problem))
-end
-
--- Takes a held job from its owner: back to the queue, or to its end.
-local function take_back(id, reason, counts)
-  call('ZREM', RUNNING, id)
-  local key = job_key(id)
-  local job = call('HMGET', key, 'status', 'attempt', 'lost', 'max_attempts', 'mode', 'keep_events', 'created_at')
-  local status, attempt = job[1], job[2]
-  if status ~= 'running' and status ~= 'canceling' then return end
-  if status == 'canceling' then return end_canceled(id, status, attempt) end
-  if job[5] == 'sync' then return end_worker_lost(id, status, attempt, reason) end
-  local lost = tonumber(job[3])
-  if counts then
-    lost = lost + 1
-    call('HSET', key, 'lost', lost)
-  end
-  if job[6] == '1' then add_event(id, event('attempt_lost', id, attempt, '{"reason":"'..reason..'"}')) end
-  if counts and lost >= tonumber(job[4]) then return end_worker_lost(id, status, attempt, reason) end
-  call('HDEL', key, 'owner', 'batch')
-  move(id, status, 'pending', job[7])
-  call('ZADD', QUEUE, created_ms(job[7]), id)
-  wake()
-end
 """
 
 
-def _template(error: WorkerLostError | JobCanceledError) -> str:
+def _template(error: ProblemError) -> str:
     return orjson.dumps(error.problem().as_dict()).decode()
 
 
 def script(body: str) -> Script:
     """``body`` with the shared functions before it."""
-    source = _PRELUDE + body
+    source = _PRELUDE + WAITING + ENDING + body
     for mark, value in {
         "@WAKE_TOKENS@": str(names.WAKE_TOKENS),
         "@WAKE_TTL@": str(names.WAKE_TTL),
         "@INDEX_GRACE@": str(names.INDEX_GRACE),
         "@FIGURES_TTL@": str(names.FIGURES_TTL),
         "@HEARD_TTL@": str(names.HEARD_TTL),
+        "@EPOCH_TTL@": str(names.EPOCH_TTL),
         "@CACHES_TTL@": str(names.CACHES_TTL),
         "@ARQ_JOB_TTL@": str(names.ARQ_JOB_TTL),
         "@JOB_FUNCTION@": JOB_FUNCTION,
@@ -247,6 +127,12 @@ def script(body: str) -> Script:
         "@CANCELED@": _template(JobCanceledError(job_id=JOB_ID_MARK)),
         "@CANCELED_BECAUSE@": _template(JobCanceledError(f"The job was canceled: {REASON_MARK}", job_id=JOB_ID_MARK)),
         "@WORKER_LOST@": _template(WorkerLostError(job_id=JOB_ID_MARK)),
+        "@EXPIRED@": _template(ExpiredError(job_id=JOB_ID_MARK)),
+        "@PRIORITY_MS@": str(round(PRIORITY_SECONDS * 1000)),
+        "@MOST_LANES@": str(_MOST_LANES),
+        "@PACE_TTL@": str(names.PACE_TTL),
+        "@UNKNOWN_WAIT@": str(_UNKNOWN_WAIT),
+        "@LONGEST_WAIT@": str(_LONGEST_WAIT),
     }.items():
         source = source.replace(mark, value)
     return Script(source)
@@ -279,6 +165,7 @@ class Scope:
         """Run one script of this package."""
         return await self.connection.run(lua, self.keys.prefix, *self.header, *arguments)
 
-    async def run_many(self, lua: Script, calls: list[tuple[Any, ...]]) -> list[Any]:
-        """Run one script many times in one round trip."""
-        return await self.connection.run_many(lua, self.keys.prefix, [(*self.header, *call) for call in calls])
+    async def run_many(self, lua: Script, calls: Sequence[tuple[Any, ...]], *, durable: bool = False) -> list[Any]:
+        """Run one script many times in one round trip; ``durable``: what it writes is a promise (see Connection)."""
+        calls = [(*self.header, *call) for call in calls]
+        return await self.connection.run_many(lua, self.keys.prefix, calls, durable=durable)

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeserve.runtime.ports import FinishedRun, NewJob
+from pipeserve.errors import ProblemError
+from pipeserve.runtime.ports import Admission, FinishedRun, NewJob
 from pipeserve.runtime.recording.brief import Brief
 from pipeserve.store.scripts.attach import ATTACH, attachment_fields
-from pipeserve.store.scripts.finish import counter_sums, latency_counts, result_fields, view_fields
+from pipeserve.store.scripts.finish import code_of, counter_sums, latency_counts, result_fields, view_fields
 from pipeserve.store.scripts.prelude import Scope, packed, script
-from pipeserve.store.scripts.submit import CREATE, label_index, record_fields
+from pipeserve.store.scripts.submit import CREATE, KNOWN, idempotency, label_index, read_admission, record_fields
 
 _AT_ONCE = 16
 """Runs that one script records: it shares what they have in common, and holds the server for about a millisecond."""
 
 _OPEN = script(
     CREATE
+    + KNOWN
     + """
-local id, labels, fields = unpack(ARGV, 4)
-if call('EXISTS', job_key(id)) == 1 then return 0 end
+local id, labels, fields, key, fingerprint = unpack(ARGV, 4)
+local earlier = known(id, key, fingerprint)
+if earlier then return earlier end
 local idle = is_idle()
 local created_at = int(now_us)
 create(id, created_at, labels, unpacked(fields))
+remember(id, key, fingerprint)
 call('HSET', job_key(id), 'started_at', created_at)
 call('ZADD', status_key('running'), now_ms, id)
 call('ZADD', RUNNING, now_ms + LEASE, id)
 if idle then indexes_stay() end
-return 1
+return {'accepted', id}
 """
 )
 
@@ -35,7 +39,7 @@ _RECORD = script(
     + ATTACH
     + """
 local function record(id, owner, status, created_at, completed_at, seconds, labels, fields, brief, bodies,
-    terminal_event, attachments, latencies, counters)
+    terminal_event, attachments, latencies, counters, code)
   local key = job_key(id)
   fields, bodies = unpacked(fields), unpacked(bodies)
   -- Open already: an _OPEN that its process gave up, and that the store ran later all the same.
@@ -48,6 +52,8 @@ local function record(id, owner, status, created_at, completed_at, seconds, labe
     call('HDEL', key, 'owner', 'batch')
     call('UNLINK', checkpoints_key(id))
     logged = tonumber(open[4])
+    local known_by = call('HGET', key, 'idempotency')
+    if known_by then call('PEXPIRE', P..'idempotency:'..known_by, RESULT_TTL) end
     -- What the cancel script has noted rules.
     for at, name in ipairs({'canceled_by', 'cancel_reason'}) do
       if open[at + 4] then
@@ -68,6 +74,8 @@ local function record(id, owner, status, created_at, completed_at, seconds, labe
   for number = logged + 1, #bodies do add(number, bodies[number]) end  -- only its owner numbers its events
   add(seq, terminal_event)
   attach(id, attachments)
+  if code ~= '' then call('HSET', P..'codes', id, code) end
+  post_end(id, seq)
   record_expires(id, status)
   count_end(status, true, seconds, tonumber(completed_at))
   count(latencies, counters)
@@ -81,10 +89,16 @@ return 1
 )
 
 
-async def open_run(scope: Scope, job: NewJob, owner: str) -> None:
-    """Record a run that ``owner`` executes. The same id again changes nothing."""
+async def open_run(scope: Scope, job: NewJob, owner: str) -> Admission:
+    """Record a run that ``owner`` executes. The same id again changes nothing. Raises IdempotencyMismatchError."""
     state = ("status", "running", "attempt", 1, "owner", owner, "worker", owner, "last_seq", 0)
-    await scope.run(_OPEN, job.job_id, label_index(job), packed([*record_fields(job, sync=True), *state]))
+    fields = packed([*record_fields(job, sync=True), *state])
+    call = (job.job_id, label_index(job), fields, *idempotency(job))
+    [reply] = await scope.run_many(_OPEN, [call], durable=True)
+    admission = read_admission(reply)
+    if isinstance(admission, ProblemError):
+        raise admission
+    return admission
 
 
 async def record_runs(scope: Scope, runs: Sequence[FinishedRun]) -> None:
@@ -132,5 +146,6 @@ def _record_arguments(run: FinishedRun) -> bytes:
             packed(attachment_fields(run.attachments) if job.keep_events else ()),
             latency_counts(outcome.latencies),
             counter_sums(outcome.counters),
+            code_of(outcome),
         )
     )

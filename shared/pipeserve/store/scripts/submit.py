@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from pipeserve.runtime.ports import NewJob
+from pipeserve.errors import IdempotencyMismatchError, ProblemError, QueueFullError
+from pipeserve.runtime.ports import Admission, NewJob
 from pipeserve.store.engine import job_blob
 from pipeserve.store.scripts.prelude import Scope, packed, script
 
@@ -20,22 +22,65 @@ local function create(id, created_at, labels, fields)
 end
 """
 
+KNOWN = """
+-- What became of an earlier request with this id or idempotency key; nil: there was none. fingerprint: of its body, ''
+-- where the caller gave neither and so only a repetition of the same submission can have the id.
+local function known(id, key, fingerprint)
+  local holder = id
+  if key ~= '' then
+    local stored = call('GET', P..'idempotency:'..key)
+    local held_by, theirs = string.match(stored or '', '^([^:]*):(.*)$')
+    if held_by and call('EXISTS', job_key(held_by)) == 1 then
+      if theirs ~= fingerprint then return {'mismatch', held_by} end
+      holder = held_by
+    end
+  end
+  local job = call('HMGET', job_key(holder), 'status', 'lane', 'fingerprint')
+  if not job[1] then return nil end
+  if key == '' and fingerprint ~= (job[3] or '') then return {'mismatch', holder} end
+  local told = (holder ~= id or (key == '' and fingerprint ~= '')) and 'replayed' or 'accepted'
+  return {told, holder, job[1] == 'pending' and position_of(holder, job[2] or '') or false}
+end
+
+local function remember(id, key, fingerprint)
+  if key ~= '' then call('SET', P..'idempotency:'..key, id..':'..fingerprint) end
+end
+"""
+
 _SUBMIT = script(
     CREATE
+    + KNOWN
     + """
-local id, labels, fields, cap, blob, keep_events = unpack(ARGV, 4)
-if call('EXISTS', job_key(id)) == 1 then return call('ZRANK', QUEUE, id) or 0 end
-local waiting = call('ZCARD', QUEUE)
-if waiting >= tonumber(cap) then return -1 end
+local id, labels, fields, cap, blob, keep_events, lane, priority, run_at, expires_in, key, fingerprint, live =
+  unpack(ARGV, 4)
+local earlier = known(id, key, fingerprint)
+if earlier then return earlier end
+cap = tonumber(cap)
+if call('ZCARD', QUEUE) >= cap then
+  local claimed, refused = pace()
+  note_pace('refused', 1)
+  local seconds = claimed > 0 and math.min((1 + refused) / claimed, cap / claimed) or @UNKNOWN_WAIT@
+  return {'full', int(math.min(math.max(math.ceil(seconds), 1), @LONGEST_WAIT@))}
+end
 local idle = is_idle()
-create(id, int(now_us), labels, unpacked(fields))
+local created_at = int(now_us)
+create(id, created_at, labels, unpacked(fields))
+remember(id, key, fingerprint)
+if expires_in ~= '' then
+  local expires_us = now_us + tonumber(expires_in) * 1000000
+  call('HSET', job_key(id), 'expires_at', int(expires_us))
+  call('ZADD', EXPIRY, expires_us / 1000, id)
+end
 call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000, blob)
 call('ZADD', status_key('pending'), now_ms, id)
-call('ZADD', QUEUE, now_ms, id)
+enqueue(id, lane, created_at, run_at ~= '' and run_at, priority)
 if idle then indexes_stay() end
-if keep_events == '1' then add_event(id, event('job_queued', id, 0, '{"queue_position":'..waiting..'}')) end
-wake()
-return waiting
+local position = position_of(id, lane)
+if keep_events == '1' then
+  add_event(id, event('job_queued', id, 0, '{"queue_position":'..(position or 'null')..'}'))
+  if live == '1' then post(id) end
+end
+return {'accepted', id, position}
 """
 )
 
@@ -71,6 +116,21 @@ def record_fields(job: NewJob, *, sync: bool) -> list[Any]:
         "lost",
         0,
     ]
+    if job.lane:
+        fields += ("lane", job.lane)
+    if job.priority:
+        fields += ("priority", job.priority)
+    if job.run_at is not None:
+        fields += ("run_at", round(job.run_at * 1e6))
+    if job.idempotency is not None:
+        fields += ("fingerprint", job.idempotency.fingerprint)
+        if job.idempotency.key is not None:
+            fields += ("idempotency", job.idempotency.key)
+    if job.retried_from is not None:
+        fields += ("retried_from", job.retried_from)
+    if job.webhook is not None:
+        described = orjson.dumps({"url": job.webhook.url, "events": job.webhook.events})
+        fields += ("webhook", described, "webhook_live", int(job.webhook.live))
     if job.labels:
         fields += ("labels", label_index(job))
     if job.timeout is not None:
@@ -86,14 +146,50 @@ def record_fields(job: NewJob, *, sync: bool) -> list[Any]:
     return fields
 
 
-async def submit(scope: Scope, job: NewJob, max_queue_size: int) -> int | None:
-    """Put ``job`` into the queue: its position, or None where the queue is full.
+def idempotency(job: NewJob) -> tuple[str, str]:
+    """The digest of the job's key and the fingerprint of its body; empty where it has none."""
+    if job.idempotency is None:
+        return "", ""
+    return job.idempotency.key or "", job.idempotency.fingerprint
+
+
+async def submit(scope: Scope, jobs: Sequence[NewJob], max_queue_size: int) -> list[Admission | ProblemError]:
+    """Put ``jobs`` into the queue, in one round trip; each is judged for itself.
 
     The same id again changes nothing, so a submission whose reply was lost can be repeated.
     """
-    fields = packed([*record_fields(job, sync=False), "status", "pending", "attempt", 0, "last_seq", 0])
     blob = job_blob(time.time_ns() // 1_000_000)
-    position: int = await scope.run(
-        _SUBMIT, job.job_id, label_index(job), fields, max_queue_size, blob, int(job.keep_events)
+    replies = await scope.run_many(_SUBMIT, [_arguments(job, max_queue_size, blob) for job in jobs], durable=True)
+    return [read_admission(reply, max_queue_size) for reply in replies]
+
+
+def _arguments(job: NewJob, max_queue_size: int, blob: bytes) -> tuple[Any, ...]:
+    return (
+        job.job_id,
+        label_index(job),
+        packed([*record_fields(job, sync=False), "status", "pending", "attempt", 0, "last_seq", 0]),
+        max_queue_size,
+        blob,
+        int(job.keep_events),
+        job.lane,
+        job.priority,
+        "" if job.run_at is None else round(job.run_at * 1e6),
+        "" if job.expires_in is None else repr(float(job.expires_in)),
+        *idempotency(job),
+        int(job.webhook is not None and job.webhook.live),
     )
-    return None if position < 0 else position
+
+
+def read_admission(reply: Sequence[Any], max_queue_size: int = 0) -> Admission | ProblemError:
+    """What a script says became of a job."""
+    match reply:
+        case [b"mismatch", job_id]:
+            return IdempotencyMismatchError(job_id=job_id.decode())
+        case [b"full", seconds]:
+            detail = f"The queue is full: {max_queue_size} jobs wait. Try again in {int(seconds)} s."
+            return QueueFullError(detail, retry_after=float(seconds))
+        case [told, job_id, *rest]:
+            position = rest[0] if rest else None
+            return Admission(job_id.decode(), replayed=told == b"replayed", queue_position=position)
+        case _:
+            raise TypeError(f"not an admission: {reply!r}")
