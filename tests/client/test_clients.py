@@ -44,7 +44,7 @@ class Caller(Protocol):
     async def wait(self, job_id: str, timeout: float | None = None) -> str: ...
     async def result(self, job_id: str) -> Result: ...
     async def cancel(self, job_id: str, reason: str | None = None) -> str: ...
-    def with_options(self, **options: float) -> Caller: ...
+    def with_options(self, *, timeout: float | None = None, wait: float | None = None) -> Caller: ...
 
 
 class BlockingCaller:
@@ -69,8 +69,8 @@ class BlockingCaller:
     async def cancel(self, job_id: str, reason: str | None = None) -> str:
         return await asyncio.to_thread(self.client.job(job_id).cancel, reason)
 
-    def with_options(self, **options: float) -> Caller:
-        return BlockingCaller(self.client.with_options(**options))
+    def with_options(self, *, timeout: float | None = None, wait: float | None = None) -> Caller:
+        return BlockingCaller(self.client.with_options(timeout=timeout, wait=wait))
 
 
 class AsyncCaller:
@@ -95,8 +95,8 @@ class AsyncCaller:
     async def cancel(self, job_id: str, reason: str | None = None) -> str:
         return await self.client.job(job_id).cancel(reason)
 
-    def with_options(self, **options: float) -> Caller:
-        return AsyncCaller(self.client.with_options(**options))
+    def with_options(self, *, timeout: float | None = None, wait: float | None = None) -> Caller:
+        return AsyncCaller(self.client.with_options(timeout=timeout, wait=wait))
 
 
 @pytest.fixture(params=["blocking", "async"])

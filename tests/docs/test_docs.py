@@ -37,7 +37,7 @@ def settings_by_variable() -> dict[str, object]:
 
 def shown(default: object) -> str:
     """A default as the documentation writes it."""
-    if default is None:
+    if default is None or default == "":  # an empty variable counts as not set
         return "not set"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
@@ -73,10 +73,20 @@ def test_the_http_page_names_every_problem_code_event_type_and_job_state() -> No
 def test_the_http_page_names_every_route() -> None:
     from fastapi.routing import APIRoute
 
-    from pipeserve_api.routes import artifacts, explain, invoke, jobs, logs, operations, streams, visualizations
+    from pipeserve_api.routes import (
+        artifacts,
+        explain,
+        invoke,
+        jobs,
+        logs,
+        operations,
+        streams,
+        submissions,
+        visualizations,
+    )
 
     page = (DOCS / "http.md").read_text()
-    modules = (jobs, logs, visualizations, artifacts, explain, streams, operations)
+    modules = (jobs, submissions, logs, visualizations, artifacts, explain, streams, operations)
     paths = [route.path for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
     for path in [invoke.PATH, *paths]:
         named = path.replace("{job_id}", "{id}")

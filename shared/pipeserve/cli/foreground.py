@@ -31,11 +31,25 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(help="Jobs at once in each (PIPESERVE_WORKER_CONCURRENCY).")
     ] = None,
+    max_jobs_per_child: Annotated[
+        int | None, typer.Option(help="Jobs after which a process is replaced (PIPESERVE_MAX_JOBS_PER_CHILD).")
+    ] = None,
+    max_rss: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory above which one is replaced, such as 2GiB (PIPESERVE_MAX_RSS)."),
+    ] = None,
 ) -> None:
     """Run queued jobs of one deployment, which ZENML_PIPELINE_DEPLOYMENT_ID names."""
     DeploymentSettings.from_environment().required()
-    settings = WorkerSettings.from_environment(processes=processes, concurrency=concurrency)
-    _become("pipeserve_worker", "--processes", str(settings.processes), "--concurrency", str(settings.concurrency))
+    settings = WorkerSettings.from_environment(
+        processes=processes, concurrency=concurrency, max_jobs_per_child=max_jobs_per_child, max_rss=max_rss
+    )
+    arguments = ["--processes", str(settings.processes), "--concurrency", str(settings.concurrency)]
+    if settings.max_jobs_per_child is not None:
+        arguments += ["--max-jobs-per-child", str(settings.max_jobs_per_child)]
+    if settings.max_rss is not None:
+        arguments += ["--max-rss", str(int(settings.max_rss))]
+    _become("pipeserve_worker", *arguments)
 
 
 def _become(module: str, *arguments: str, environment: dict[str, str] | None = None) -> None:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pipeserve.cli import deploy, foreground, invoke, serve
+from pipeserve.cli import deploy, foreground, invoke, jobs, serve
 from pipeserve.cli import run as running
 from pipeserve.errors import (
     BadRequestError,
     ConfigurationError,
     DefinitionError,
+    IdempotencyMismatchError,
     InvalidParametersError,
     PipeserveError,
     TargetError,
@@ -20,7 +21,14 @@ from pipeserve.errors import (
 
 FAILED = 1
 USAGE = 2
-_USAGE_ERRORS = (BadRequestError, ConfigurationError, DefinitionError, InvalidParametersError, TargetError)
+_USAGE_ERRORS = (
+    BadRequestError,
+    ConfigurationError,
+    DefinitionError,
+    IdempotencyMismatchError,
+    InvalidParametersError,
+    TargetError,
+)
 """What the caller of the command got wrong; all else is a failure of what was asked for."""
 
 
@@ -62,6 +70,7 @@ def build_app() -> typer.Typer:
     app.command()(serve.serve)
     app.command()(running.run)
     app.command()(invoke.invoke)
+    app.add_typer(jobs.build_app(), name="jobs")
     app.command()(deploy.deploy)
     app.command()(deploy.deployments)
     app.command()(foreground.api)

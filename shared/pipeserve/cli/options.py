@@ -13,6 +13,7 @@ import typer
 from pydantic_core import from_json
 
 from pipeserve.errors import ConfigurationError
+from pipeserve.jobs import JobStatus
 
 DEFAULT_URL = "http://127.0.0.1:8001"
 
@@ -50,6 +51,14 @@ ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="PIPESERVE_API_KEY", help="The service's key.", show_envvar=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything, for programs.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+JobIds = Annotated[list[str] | None, typer.Argument(metavar="ID", help="The jobs' ids.", show_default=False)]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME=VALUE", help="A label; repeat as needed, all must be there."),
+]
+Status = Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")]
+Code = Annotated[str | None, typer.Option(help="Only jobs that ended with an error of this code, such as worker_lost.")]
 
 
 def parse_parameters(given: Iterable[str] | None) -> dict[str, Any]:
@@ -63,6 +72,19 @@ def parse_parameters(given: Iterable[str] | None) -> dict[str, Any]:
             raise ConfigurationError(f"-p {key}: given twice")
         parameters[key] = _value(key, text)
     return parameters
+
+
+def parse_labels(given: Iterable[str] | None) -> dict[str, str]:
+    """``name=value`` words as labels. Raises ConfigurationError for one that isn't such a word, or comes twice."""
+    labels: dict[str, str] = {}
+    for word in given or ():
+        name, separator, value = word.partition("=")
+        if not separator or not name:
+            raise ConfigurationError(f"--label {word!r}: write it as name=value")
+        if name in labels:
+            raise ConfigurationError(f"--label {name}: given twice")
+        labels[name] = value
+    return labels
 
 
 def _value(key: str, text: str) -> Any:

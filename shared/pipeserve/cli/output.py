@@ -24,7 +24,7 @@ _WORDS = {
     EventType.STEP_RETRYING: "trying again",
     EventType.PROGRESS_UPDATE: "progress",
     EventType.OUTPUT: "output",
-    EventType.ATTEMPT_LOST: "its worker died; it goes on elsewhere",
+    EventType.ATTEMPT_LOST: "its worker was lost",
     EventType.CANCELLATION_REQUESTED: "cancellation requested",
     EventType.PIPELINE_COMPLETED: "completed",
     EventType.PIPELINE_FAILED: "failed",
@@ -84,6 +84,8 @@ def describe_event(event: Event) -> str:
             return f"  {who}: {percent:.0f} %{message}"
         case EventType.OUTPUT:
             return f"  {who}: output {_short(data.get('value'))}"
+        case EventType.ATTEMPT_LOST if data.get("reason") == "drained":
+            return f"  {who}: its worker was stopped; it goes on elsewhere"
         case EventType.STEP_COMPLETED if "duration" in data:
             return f"  {who}: done in {data['duration']:.3f} s{' (from the cache)' if data.get('cached') else ''}"
         case _:

@@ -235,7 +235,7 @@ def _raise_failures(running: list[asyncio.Task[None]]) -> None:
 
 def _describe_store(settings: StoreSettings) -> str:
     if settings.redis_url is not None:
-        from pipeserve.store.engine import masked
+        from pipeserve.store.address import masked
 
         return masked(settings.redis_url)
     return f"embedded Valkey under {_short_path(settings.data_dir)}"

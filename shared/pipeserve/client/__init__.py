@@ -1,8 +1,11 @@
 """Calls a pipeserve service: the same interface twice, blocking and async, over one protocol core."""
 
-from pipeserve.client.async_client import AsyncClient, AsyncJob
-from pipeserve.client.client import Client, Job
+from pipeserve.client.async_client import AsyncClient
+from pipeserve.client.async_job import AsyncJob
+from pipeserve.client.client import Client
 from pipeserve.client.errors import ClientError, UnexpectedReplyError, UnreachableError
+from pipeserve.client.job import Job
+from pipeserve.client.log_line import LogLine
 from pipeserve.client.result import Result
 
 __all__ = [
@@ -11,6 +14,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Job",
+    "LogLine",
     "Result",
     "UnexpectedReplyError",
     "UnreachableError",

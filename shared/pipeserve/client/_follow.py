@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from pipeserve.client._protocol import Reply, Request, error_of, parse_event, retry_after, stream_request
+from pipeserve.client._jobs import parse_event, stream_request
+from pipeserve.client._protocol import Reply, Request, error_of, retry_after
 from pipeserve.client._retries import Retries
 from pipeserve.client._sse import Message, SseParser
 from pipeserve.client.errors import UnexpectedReplyError, UnreachableError

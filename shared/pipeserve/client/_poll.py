@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipeserve.client._protocol import Reply, Request, job_request, parse_job
+from pipeserve.client._jobs import job_request, parse_job
+from pipeserve.client._protocol import Reply, Request
 from pipeserve.client._retries import Retries
 from pipeserve.client.errors import ClientError
 from pipeserve.errors import ProblemError
@@ -53,7 +54,7 @@ class JobPoll:
         if not error.retryable:
             raise error
         self._check(f"unknown ({error})")
-        return self._retries.failed(error, at_least=error.retry_after if isinstance(error, ProblemError) else None)
+        return self._retries.failed(error, at_least=error.retry_after)
 
     def _check(self, status: str) -> None:
         if self._deadline is not None and self._clock() >= self._deadline:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 10.0
 
 
 class Retries:
-    """Counts failures in a row. Progress starts the count anew."""
+    """Counts failures in a row. Progress starts the count anew.
 
-    def __init__(self, limit: int = 8) -> None:
+    ``patience``: seconds that all waits together may take.
+    """
+
+    def __init__(self, limit: int = 8, patience: float = math.inf) -> None:
         self._limit = limit
+        self._patience = patience
         self._failures = 0
+        self._waited = 0.0
 
     def progressed(self) -> None:
         """The service is there."""
         self._failures = 0
+        self._waited = 0.0
 
     def failed(self, cause: Exception, *, at_least: float | None = None) -> float:
         """The seconds to wait before the next try. Raises ``cause`` when there were enough of them."""
-        if self._failures >= self._limit:
+        delay = max(min(FIRST_DELAY * 2**self._failures, LONGEST_DELAY), at_least or 0.0)
+        if self._failures >= self._limit or self._waited + delay > self._patience:
             raise cause
-        delay = min(FIRST_DELAY * 2**self._failures, LONGEST_DELAY)
         self._failures += 1
-        return max(delay, at_least or 0.0)
+        self._waited += delay
+        return delay

@@ -1,38 +1,27 @@
-"""The async client. ``_protocol``, ``_poll`` and ``_follow`` decide what goes over the wire; here is the I/O."""
+"""The async client. ``_calls`` and ``_jobs`` decide what goes over the wire; ``_http`` carries it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
-from pipeserve.client._follow import EventFollower
-from pipeserve.client._poll import JobPoll
-from pipeserve.client._protocol import (
-    CLOSE_SECONDS,
-    CONNECT_SECONDS,
-    KEEP_ALIVE_SECONDS,
+from pipeserve.client._calls import (
     Accepted,
-    Options,
-    Reply,
-    Request,
-    base_headers,
-    cancel_request,
+    batch_request,
     invoke_request,
-    parse_cancel,
+    parse_batch,
     parse_invoke,
     parse_submit,
-    result_of,
     submit_request,
-    unreachable,
 )
-from pipeserve.client.errors import UnreachableError
+from pipeserve.client._http import AsyncHttp
+from pipeserve.client._jobs import JobSearch
+from pipeserve.client._options import Options
+from pipeserve.client.async_job import AsyncJob
 from pipeserve.client.result import Result
-from pipeserve.events import Event
+from pipeserve.errors import ProblemError
 from pipeserve.jobs import Job as JobRecord
 from pipeserve.jobs import JobStatus
 
@@ -52,18 +41,45 @@ class AsyncClient:
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        self._http = _Http(url, api_key)
+        self._http = AsyncHttp(url, api_key)
         self._options = Options()
 
-    def with_options(self, *, timeout: float | None = None, wait: float | None = None) -> AsyncClient:
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        wait: float | None = None,
+        idempotency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        expires_in: float | None = None,
+        webhook: Mapping[str, Any] | None = None,
+    ) -> AsyncClient:
         """A client that shares this one's connections, with other options; None leaves an option as it is.
 
         ``timeout``: seconds that a run may take. ``wait``: seconds for which the service holds a synchronous call
         before it goes on as a job (the client follows it either way).
+
+        ``idempotency_key``: however often a call with the same key and parameters arrives, it is one job. So a call
+        that got no answer, 429 or 503 is sent again, for up to a minute. Without a key each call is sent once.
+
+        For jobs: ``labels`` to find them by; ``priority``, -10 to 10, higher first; ``run_at``, a time before which
+        they are not started; ``expires_in``, seconds by which they must have been started; ``webhook``, where to send
+        their events, as ``{"url": …, "events": […]}``.
         """
         other = object.__new__(type(self))
         other._http = self._http
-        other._options = self._options.but(timeout=timeout, wait=wait)
+        other._options = self._options.but(
+            timeout=timeout,
+            wait=wait,
+            idempotency_key=idempotency_key,
+            labels=labels,
+            priority=priority,
+            run_at=run_at,
+            expires_in=expires_in,
+            webhook=webhook,
+        )
         return other
 
     async def invoke(self, parameters: Mapping[str, Any] | None = None, /, **params: Any) -> Result:
@@ -76,13 +92,41 @@ class AsyncClient:
         return await AsyncJob(self._http, answer.job_id).result() if isinstance(answer, Accepted) else answer
 
     async def submit(self, parameters: Mapping[str, Any] | None = None, /, **params: Any) -> AsyncJob:
-        """Queue the pipeline as a job and return at once."""
+        """Queue the pipeline as a job and return at once. Raises QueueFullError, whose ``retry_after`` is measured."""
         request = submit_request({**(parameters or {}), **params}, self._options)
         return AsyncJob(self._http, parse_submit(await self._http.send(request)).job_id)
+
+    async def submit_many(self, calls: Sequence[Mapping[str, Any]]) -> list[AsyncJob | ProblemError]:
+        """Queue a job for each of ``calls``, each a mapping of parameters, in one request.
+
+        Each is judged for itself: in its place stands its job, or the error that it was refused with.
+        """
+        if not calls:
+            return []
+        answers = parse_batch(await self._http.send(batch_request(calls, self._options)), count=len(calls))
+        return [AsyncJob(self._http, answer.job_id) if isinstance(answer, Accepted) else answer for answer in answers]
 
     def job(self, job_id: str) -> AsyncJob:
         """A handle for a job submitted elsewhere. Asks nothing: an unknown id shows at the first use."""
         return AsyncJob(self._http, job_id)
+
+    async def jobs(
+        self,
+        *,
+        status: JobStatus | str | None = None,
+        code: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[JobRecord]:
+        """The records of jobs, newest first, read page by page; all that match, or the newest ``limit``.
+
+        ``status``: only jobs in this state. ``code``: only jobs that ended with an error of this code, such as
+        ``worker_lost``. ``labels``: only jobs with all of these.
+        """
+        search = JobSearch(status=status, code=code, labels=labels, limit=limit)
+        while not search.done:
+            for job in search.page(await self._http.send(search.request())):
+                yield job
 
     async def close(self) -> None:
         """Close the connections, also those of clients made by :meth:`with_options`."""
@@ -95,102 +139,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class AsyncJob:
-    """A submitted job."""
-
-    def __init__(self, http: _Http, job_id: str) -> None:
-        self._http = http
-        self.job_id = job_id
-
-    def __repr__(self) -> str:
-        return f"AsyncJob({self.job_id!r})"
-
-    async def events(self, after: int = 0) -> AsyncGenerator[Event]:
-        """Every event that follows number ``after``, as it happens, up to the terminal one.
-
-        A lost connection is made again, and goes on where it broke: no event is left out and none comes twice.
-        """
-        follower = EventFollower(self.job_id, after)
-        while not follower.done:
-            lost: UnreachableError | None = None
-            refused: Reply | None = None
-            try:
-                async with self._http.stream(follower.request()) as response:
-                    if follower.accepts(response.status_code, response.headers.get("content-type", "")):
-                        chunks = response.aiter_bytes()
-                        try:
-                            async for chunk in chunks:
-                                for event in follower.feed(chunk):
-                                    yield event
-                                if follower.done:
-                                    return
-                        finally:
-                            await _read_out(chunks, within=CLOSE_SECONDS if follower.done else 0)
-                    else:
-                        refused = Reply(response.status_code, response.headers, await response.aread())
-            except UnreachableError as error:
-                lost = error
-            await asyncio.sleep(follower.lost(lost) if refused is None else follower.refused(refused))
-
-    async def wait(self, timeout: float | None = None) -> JobRecord:
-        """The job's record once it has ended, however it ended. Raises TimeoutError after ``timeout`` seconds."""
-        poll = JobPoll(self.job_id, timeout)
-        while True:
-            try:
-                answer = poll.answered(await self._http.send(poll.request()))
-            except UnreachableError as error:
-                answer = poll.failed(error)
-            if isinstance(answer, JobRecord):
-                return answer
-            await asyncio.sleep(answer)
-
-    async def result(self, timeout: float | None = None) -> Result:
-        """The job's outputs once it has completed. Raises the error that it ended with, or TimeoutError."""
-        return result_of(await self.wait(timeout))
-
-    async def cancel(self, reason: str | None = None) -> JobStatus:
-        """Ask for the job's end: ``canceling`` until its work stops. Raises AlreadyFinishedError if it has ended."""
-        return parse_cancel(await self._http.send(cancel_request(self.job_id, reason)))
-
-
-async def _read_out(chunks: AsyncIterator[bytes], *, within: float) -> None:
-    """Leave no half-read generator behind: the loop would end it and those below it by tasks, in its own good time.
-
-    After the terminal event nothing is left but the connection's end; otherwise ``within`` is 0 and cancels the read.
-    """
-    with suppress(TimeoutError, httpx.TransportError):
-        async with asyncio.timeout(within):
-            async for _ in chunks:
-                pass
-
-
-class _Http:
-    """Carries requests out over one pool of connections."""
-
-    def __init__(self, url: str, api_key: str | None) -> None:
-        self._url = url
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            headers=base_headers(api_key),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
-        )
-
-    async def send(self, request: Request) -> Reply:
-        async with self.stream(request) as response:
-            return Reply(response.status_code, response.headers, await response.aread())
-
-    @asynccontextmanager
-    async def stream(self, request: Request) -> AsyncGenerator[httpx.Response]:
-        timeout = httpx.Timeout(CONNECT_SECONDS, read=request.read_timeout, pool=None)
-        try:
-            async with self._client.stream(
-                request.method, request.path, content=request.content, headers=request.headers, timeout=timeout
-            ) as response:
-                yield response
-        except httpx.TransportError as error:
-            raise unreachable(self._url, error) from error
-
-    async def close(self) -> None:
-        await self._client.aclose()

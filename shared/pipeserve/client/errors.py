@@ -7,7 +7,7 @@
         ├── UnreachableError        no answer: refused, timed out, connection lost
         └── UnexpectedReplyError    an answer that no pipeserve service gives
 
-They carry the same decisions as a service's own errors: ``code``, ``status``, ``retryable`` and ``job_id``.
+They carry what a service's own errors do: ``code``, ``status``, ``retryable``, ``job_id`` and ``retry_after``.
 """
 
 from __future__ import annotations
@@ -23,16 +23,21 @@ class ClientError(PipeserveError):
     code: ClassVar[str]
     retryable: ClassVar[bool]
 
-    def __init__(self, detail: str, *, job_id: str | None = None, status: int | None = None) -> None:
+    def __init__(
+        self, detail: str, *, job_id: str | None = None, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.job_id = job_id
         self.status = status
         """The HTTP status, if there was a reply."""
+        self.retry_after = retry_after
+        """Seconds, if there was a reply that said so."""
 
 
 class UnreachableError(ClientError):
-    """The service did not answer. A synchronous call that was already sent may have run all the same."""
+    """The service did not answer. A call that was already sent may have run all the same; with an idempotency key it
+    can be sent again without harm."""
 
     code = "unreachable"
     retryable = True
