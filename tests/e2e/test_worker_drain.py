@@ -43,6 +43,24 @@ async def test_what_does_not_end_in_time_is_handed_back_without_counting_as_lost
         assert await at.terminal_events(job_id) == ["pipeline_completed"]
 
 
+async def test_a_job_that_is_handed_back_goes_first_again_and_its_log_says_why():
+    async with scene("hold") as at:
+        started, until = at.folder / "started", at.folder / "until"
+        with at.workers(concurrency=1, PIPESERVE_DRAIN_SECONDS="0.1") as workers:
+            jobs = [await at.submit(started=str(started), until=str(until)) for _ in range(3)]
+            await eventually(lambda: lines(started), "the first runs")
+            workers.signal(signal.SIGTERM)
+            assert await workers.ended() == 0
+        assert (await at.job(jobs[0])).queue_position == 0
+        assert await at.lost_reasons(jobs[0]) == ["drained"]
+        with at.valkey.client() as client:
+            assert client.hget(at.jobs.keys.job(jobs[0]), "lost") == b"0"
+        until.touch()
+        with at.workers(concurrency=1):
+            await at.finished(*jobs)
+        assert [job_id for job_id, _, _ in lines(started)] == [jobs[0], *jobs]
+
+
 async def test_a_second_signal_does_not_wait():
     async with scene("hold") as at:
         started = at.folder / "started"

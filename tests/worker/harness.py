@@ -223,6 +223,12 @@ class Scene:
         assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
         return [event_type_of(entry.body) for entry in entries if isinstance(entry, LogEntry)]
 
+    async def lost_reasons(self, job_id: str) -> list[str]:
+        """Why attempts at the job were lost, in order."""
+        entries = await self.jobs.log.read(job_id)
+        events = [orjson.loads(entry.body) for entry in entries if isinstance(entry, LogEntry)]
+        return [event["data"]["reason"] for event in events if event["event_type"] == "attempt_lost"]
+
     async def terminal_events(self, job_id: str) -> list[str]:
         """Those that can end a log; there must be one."""
         return [name for name in await self.log(job_id) if EventType(name).terminal]

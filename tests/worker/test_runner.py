@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.worker.harness import PIPELINES, Scene, eventually, lines, scene
 
 from pipeserve.jobs import JobStatus
@@ -92,7 +93,18 @@ async def test_a_job_is_run_and_recorded_with_its_latencies():
         assert job.outputs == {"output": "written"}
         assert on.runner.counters.completed == 1
         latency = (await on.at.jobs.operations.figures()).latency
-        assert all(latency[kind].p50 is not None for kind in ("async", "pickup", "step"))
+        assert all(latency[kind].p50 is not None for kind in ("async", "pickup", "step", "run", "step/write"))
+
+
+async def test_a_job_was_picked_up_late_by_when_it_was_due_not_by_when_it_was_accepted():
+    async with stage("quick") as on:
+        claim = await on.claim(path=str(on.started))
+        scheduled = replace(claim, created_at=claim.claimed_at - 3600, due_at=claim.claimed_at - 2)
+        on.runner.accept(scheduled)
+        await on.runner.run(scheduled)
+        on.runner.dismiss(scheduled)
+        pickup = (await on.at.jobs.operations.figures()).latency["pickup"].p50
+        assert pickup == pytest.approx(2, rel=0.1)
 
 
 async def test_a_job_in_memory_only_keeps_its_end_and_nothing_before():

@@ -19,7 +19,7 @@ from pipeserve.jobs import JobStatus
 from pipeserve.process_log import get_log
 from pipeserve.runtime.ports import Claim
 from pipeserve.store import WakeUps
-from pipeserve_worker.worker import JobWorker
+from pipeserve_worker.worker import Allowance, JobWorker
 
 AN_HOUR = 3600.0
 
@@ -57,18 +57,27 @@ class Told:
 
 @contextlib.asynccontextmanager
 async def running(
-    at: Scene, execution: Told, *, owner: str = "me", concurrency: int = 2, source: Any = None, poll: float = AN_HOUR
+    at: Scene,
+    execution: Told,
+    *,
+    owner: str = "me",
+    concurrency: int = 2,
+    source: Any = None,
+    poll: float = AN_HOUR,
+    wake_ups: Any = None,
+    allowance: Allowance | None = None,
 ) -> AsyncIterator[JobWorker]:
-    async with WakeUps(at.valkey.url, at.jobs.keys) as wake_ups:
+    async with WakeUps(at.valkey.url, at.jobs.keys) as own_wake_ups:
         worker = JobWorker(
             pool=at.jobs.redis,
             keys=at.jobs.keys,
-            wake_ups=wake_ups,
+            wake_ups=wake_ups or own_wake_ups,
             source=source or at.jobs.ledger,
             execution=execution,
             owner=owner,
             concurrency=concurrency,
             log=get_log("pipeserve_worker", worker=owner),
+            allowance=allowance,
             fallback_poll=poll,
         )
         main = asyncio.create_task(worker.async_run())
@@ -166,6 +175,65 @@ async def test_a_full_worker_leaves_tokens_to_idle_ones():
                 await eventually(lambda: idle.started == [second], "the idle worker takes the second")
 
 
+class Hesitant:
+    """Wake-ups whose tokens arrive, but never reach the worker: it stops before that."""
+
+    def __init__(self, wake_ups: WakeUps) -> None:
+        self._wake_ups = wake_ups
+        self.token_arrived = asyncio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        while not await self._wake_ups.wait(seconds):
+            pass
+        self.token_arrived.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def give_back(self) -> None:
+        await self._wake_ups.give_back()
+
+
+async def test_a_token_in_the_hands_of_a_worker_that_stops_wakes_another():
+    async with scene("quick") as at:
+        stopping, idle = Told(), Told()
+        async with WakeUps(at.valkey.url, at.jobs.keys) as real:
+            hesitant = Hesitant(real)
+            async with running(at, stopping, owner="stopping", wake_ups=hesitant) as worker:
+                await listening(at)
+                async with running(at, idle, owner="idle"):
+                    await listening(at, workers=2)
+                    job_id = await at.submit()
+                    await hesitant.token_arrived.wait()
+                    assert idle.started == []
+                    worker.stop()
+                    await eventually(lambda: idle.started == [job_id], "the other worker takes it")
+
+
+class Few:
+    """An allowance of a few jobs."""
+
+    def __init__(self, jobs: int) -> None:
+        self._left = jobs
+
+    def allows(self, wanted: int) -> int:
+        return min(wanted, self._left)
+
+    def took(self, count: int) -> None:
+        self._left -= count
+
+
+async def test_a_worker_whose_allowance_is_used_up_stops_with_its_jobs_in_hand():
+    async with scene("quick") as at:
+        told, other = Told(), Told()
+        async with running(at, told, owner="few", concurrency=5, allowance=Few(2)) as worker:
+            jobs = [await at.submit() for _ in range(4)]
+            await eventually(lambda: worker.main_task is not None and worker.main_task.done(), "the loop returns")
+            assert told.accepted == jobs[:2]
+            assert worker.busy == 2
+            async with running(at, other, owner="other", concurrency=5):
+                await eventually(lambda: sorted(other.started) == sorted(jobs[2:]), "the rest waits for another")
+
+
 class Later:
     """A source whose only job is due a little later."""
 
@@ -183,7 +251,8 @@ class Later:
 
 
 def a_claim(job_id: str = "later") -> Claim:
-    return Claim(job_id, 1, "d", "run", b"{}", None, time.time(), time.time())
+    now = time.time()
+    return Claim(job_id, 1, "d", "run", b"{}", None, created_at=now, due_at=now, claimed_at=now)
 
 
 async def test_the_loop_wakes_when_the_next_job_is_due():

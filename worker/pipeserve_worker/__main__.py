@@ -16,7 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         options = Options.read(
-            processes=given.processes, concurrency=given.concurrency, deployment_id=given.deployment_id
+            processes=given.processes,
+            concurrency=given.concurrency,
+            max_jobs_per_child=given.max_jobs_per_child,
+            max_rss=given.max_rss,
+            deployment_id=given.deployment_id,
         )
         options.deployment.required()
         if given.child is not None:
@@ -38,12 +42,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, help="worker processes (PIPESERVE_WORKER_PROCESSES)")
     parser.add_argument("--concurrency", type=int, help="jobs at once in each (PIPESERVE_WORKER_CONCURRENCY)")
     parser.add_argument(
+        "--max-jobs-per-child", type=int, help="jobs after which one is replaced (PIPESERVE_MAX_JOBS_PER_CHILD)"
+    )
+    parser.add_argument("--max-rss", help="memory above which one is replaced, such as 2GiB (PIPESERVE_MAX_RSS)")
+    parser.add_argument(
         "--deployment", dest="deployment_id", help="its UUID, or its name (ZENML_PIPELINE_DEPLOYMENT_ID)"
     )
     internal = parser.add_argument_group("of a worker process (the supervisor sets these)")
     internal.add_argument("--child", metavar="NONCE", help="be one worker process")
     internal.add_argument("--parent-pid", type=int, default=os.getppid(), help="end when this process does")
-    internal.add_argument("--report-fd", type=int, help="where to say why it can't serve")
+    internal.add_argument("--report-fd", type=int, help="where to tell how it fares")
     return parser
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import sys
+import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,16 +18,20 @@ from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.garbage import settle_memory
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.upkeep import Upkeep
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.store import WakeUps, open_store
 from pipeserve.store.connection import owner_token
+from pipeserve.store.tasks import end_tasks
 from pipeserve_worker.cancels import listen_for_cancels
 from pipeserve_worker.drain import StopSignals, drain, leave, stop_signals
 from pipeserve_worker.heartbeat import Heartbeat
 from pipeserve_worker.identity import Identity
 from pipeserve_worker.loading import find_deployment, load_definition
 from pipeserve_worker.options import ChildOptions, Options
+from pipeserve_worker.report import Report, Word
+from pipeserve_worker.retirement import Retirement
 from pipeserve_worker.runner import JobRunner
 from pipeserve_worker.worker import JobWorker
 
@@ -47,13 +50,14 @@ def run_child(options: Options, child: ChildOptions) -> int:
     configure_logging(options.log.level)
     owner = owner_token(os.getpid(), child.nonce)
     log = get_log("pipeserve_worker", worker=owner)
+    report = Report(child.report_fd)
     if not die_with_parent(child.parent_pid):
         return 0
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            code = runner.run(_serve(options, child, owner, log))
+            code = runner.run(_serve(options, child, report, owner, log))
         except CANNOT_SERVE as error:
-            _report(child, str(error))
+            report.say(Word.REFUSE, str(error))
             code = 2
         except Exception:  # whatever else ends the process: say what, and let the supervisor start another
             log.exception("the worker broke")
@@ -69,16 +73,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _report(child: ChildOptions, message: str) -> None:
-    """Tell why this process can't serve: the supervisor, or whoever reads stderr."""
-    if child.report_fd is None:
-        sys.stderr.write(f"pipeserve worker: {message}\n")
-    else:
-        with os.fdopen(child.report_fd, "w") as report:
-            report.write(message)
-
-
-async def _serve(options: Options, child: ChildOptions, owner: str, log: Log) -> int:
+async def _serve(options: Options, child: ChildOptions, report: Report, owner: str, log: Log) -> int:
     # An executor that can be shut down without waiting: asyncio's own would wait for an on_init that never returns.
     executor = ThreadPoolExecutor(thread_name_prefix="worker")
     asyncio.get_running_loop().set_default_executor(executor)
@@ -86,11 +81,19 @@ async def _serve(options: Options, child: ChildOptions, owner: str, log: Log) ->
         watch = asyncio.create_task(_stop_without_parent(child.parent_pid, stop), name="parent")
         stack = AsyncExitStack()
         try:
-            async with _given_up_when(stop.asked) as opening:
-                process = await _open(options, owner, log, stack)
+            try:
+                async with _given_up_when(stop.asked) as opening:
+                    process = await _open(options, owner, log, stack)
+            except CANNOT_SERVE:
+                raise
+            except Exception:  # whatever keeps it from serving (on_init, above all): the supervisor says it
+                report.say(Word.BROKEN, traceback.format_exc())
+                return 1
             if opening.expired():
                 return 0
-            return await _work(process, options.worker.drain_seconds, stop, log)
+            report.say(Word.READY)
+            await _work(process, options.worker.drain_seconds, report, stop, log)
+            return 0
         finally:
             watch.cancel()
             try:
@@ -131,14 +134,18 @@ class _Process:
     worker: JobWorker
     runner: JobRunner
     ledger: JobLedger
+    retirement: Retirement
 
 
 async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -> _Process:
     """Everything up to the first claim, closed by ``stack`` in reverse."""
     store = await stack.enter_async_context(open_store(options.store))
-    deployment = await find_deployment(store.registry, options.deployment.required(), log)
+    # Its supervisor has found it. If it is not there now, the store was emptied, and the beats put it back.
+    patience = options.store.lease_seconds
+    deployment = await find_deployment(store.registry, options.deployment.required(), log, patience=patience)
     definition = load_definition(deployment)
     jobs = await stack.enter_async_context(store.deployment(deployment.id))
+    await jobs.operations.log_faults()
     concurrency = options.worker.concurrency
     limits = options.runtime.model_copy(update={"max_concurrency": concurrency})
     memory_only, metrics = definition.capture.memory_only, definition.capture.metrics
@@ -148,7 +155,7 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
         await stack.enter_async_context(CacheTeller(runtime.cache, jobs.operations, owner).telling())
     root = options.artifacts.root(options.store.data_dir)
     artifacts = await stack.enter_async_context(ArtifactStore(root, deployment.id, options.store.result_ttl))
-    heartbeat = Heartbeat(store.url, jobs.keys, Identity(owner, concurrency), options.store)
+    heartbeat = Heartbeat(store.url, jobs.keys, Identity(owner, concurrency), options.store, deployment)
     runner = JobRunner(
         runtime=runtime,
         definition=definition,
@@ -160,6 +167,7 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
         artifacts=ArtifactWriter(artifacts, limits.event_buffer),
         attachments=jobs.attachments,
     )
+    retirement = Retirement(options.worker.max_jobs_per_child, options.worker.max_rss, log)
     worker = JobWorker(
         pool=jobs.redis,
         keys=jobs.keys,
@@ -169,9 +177,12 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
         owner=owner,
         concurrency=concurrency,
         log=log,
+        allowance=retirement,
     )
     stack.enter_context(heartbeat.beating(on_lost=runner.lose, on_cancel=runner.cancel))
     await stack.enter_async_context(_background(listen_for_cancels(jobs.signals, runner.cancel, log), "cancels"))
+    await stack.enter_async_context(_background(retirement.watch(), "memory"))
+    await stack.enter_async_context(Upkeep(jobs.ledger, owner))
     settle_memory()
     log.info(
         "ready",
@@ -180,20 +191,34 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
         concurrency=concurrency,
         lease_seconds=options.store.lease_seconds,
     )
-    return _Process(worker, runner, jobs.ledger)
+    return _Process(worker, runner, jobs.ledger, retirement)
 
 
-async def _work(process: _Process, drain_seconds: float, stop: StopSignals, log: Log) -> int:
-    """Claim and run jobs until asked to stop, then drain."""
-    main = asyncio.create_task(process.worker.async_run(), name="worker")
+async def _work(process: _Process, drain_seconds: float, report: Report, stop: StopSignals, log: Log) -> None:
+    """Claim and run jobs until asked to stop or until another process has taken this one's place, then drain."""
+    worker, retirement = process.worker, process.retirement
+    main = asyncio.create_task(worker.async_run(), name="worker")
     asked = asyncio.create_task(stop.asked.wait(), name="stop")
-    await asyncio.wait([main, asked], return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    process.worker.stop()
-    await asyncio.wait([main])  # a claim on its way still brings jobs
-    await drain(process.worker, process.runner, process.ledger, seconds=drain_seconds, stop=stop, log=log)
+    due = asyncio.create_task(retirement.due.wait(), name="retirement")
+    relieved = asyncio.create_task(stop.relieved.wait(), name="relieved")
+    try:
+        await asyncio.wait([main, asked, due], return_when=asyncio.FIRST_COMPLETED)
+        if retirement.due.is_set():
+            report.say(Word.RETIRE, retirement.reason)
+            if report.heard:
+                await asyncio.wait([main, asked, relieved], return_when=asyncio.FIRST_COMPLETED)
+        worker.stop()
+        await asyncio.wait([main])  # a claim on its way still brings jobs
+        if retirement.due.is_set():
+            idle = asyncio.create_task(worker.wait_idle(), name="last-jobs")
+            await asyncio.wait([idle, asked], return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+    finally:
+        for task in (asked, due, relieved):
+            task.cancel()
+    await drain(worker, process.runner, process.ledger, seconds=drain_seconds, stop=stop, log=log)
+    report.say(Word.DRAINED)
     main.result()
-    return 0
 
 
 @asynccontextmanager
@@ -203,6 +228,4 @@ async def _background(work: Coroutine[Any, Any, None], name: str) -> AsyncGenera
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end_tasks([task])

@@ -43,6 +43,8 @@ class StopSignals:
     """Stop: end the jobs in hand first."""
     at_once: asyncio.Event = field(default_factory=asyncio.Event)
     """Stop: don't wait for them."""
+    relieved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Another process has taken this one's place: end the jobs in hand, however long they take, and leave."""
 
     def signal(self) -> None:
         """One more SIGTERM or SIGINT."""
@@ -53,12 +55,12 @@ class StopSignals:
 
 @contextlib.contextmanager
 def stop_signals() -> Generator[StopSignals]:
-    """Turns SIGTERM and SIGINT into events of the running loop, meanwhile."""
+    """Turns SIGTERM, SIGINT and SIGUSR1 into events of the running loop, meanwhile."""
     signals = StopSignals()
     loop = asyncio.get_running_loop()
-    handled = (signal.SIGTERM, signal.SIGINT)
-    for number in handled:
-        loop.add_signal_handler(number, signals.signal)
+    handled = {signal.SIGTERM: signals.signal, signal.SIGINT: signals.signal, signal.SIGUSR1: signals.relieved.set}
+    for number, handler in handled.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield signals
     finally:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from pipeserve.sdk.deployment import Deployment
 from pipeserve.settings import StoreSettings
 from pipeserve.store import Keys, LeaseKeeper
 from pipeserve_worker.identity import Identity
@@ -18,7 +19,9 @@ from pipeserve_worker.identity import Identity
 class Heartbeat:
     """The leases of one worker process: which are kept, and who hears of the lost ones."""
 
-    def __init__(self, redis_url: str, keys: Keys, identity: Identity, settings: StoreSettings) -> None:
+    def __init__(
+        self, redis_url: str, keys: Keys, identity: Identity, settings: StoreSettings, deployment: Deployment
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._held: set[str] = set()
         self._identity = identity
@@ -32,6 +35,7 @@ class Heartbeat:
             lambda: identity.info(busy=len(self._held)),
             on_lost=lambda job_id: self._pass_on(self._on_lost, job_id),
             on_cancel=lambda job_id: self._pass_on(self._on_cancel, job_id),
+            deployment=deployment,
             event_log_max=settings.event_log_max,
             result_ttl=settings.result_ttl,
         )

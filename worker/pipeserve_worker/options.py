@@ -27,17 +27,37 @@ class Options:
 
     @classmethod
     def read(
-        cls, *, processes: int | None = None, concurrency: int | None = None, deployment_id: str | None = None
+        cls,
+        *,
+        processes: int | None = None,
+        concurrency: int | None = None,
+        max_jobs_per_child: int | None = None,
+        max_rss: str | None = None,
+        deployment_id: str | None = None,
     ) -> Options:
         """From the environment; what is given wins. Raises ConfigurationError."""
         return cls(
             store=StoreSettings.from_environment(),
             runtime=RuntimeSettings.from_environment(),
-            worker=WorkerSettings.from_environment(processes=processes, concurrency=concurrency),
+            worker=WorkerSettings.from_environment(
+                processes=processes,
+                concurrency=concurrency,
+                max_jobs_per_child=max_jobs_per_child,
+                max_rss=max_rss,
+            ),
             deployment=DeploymentSettings.from_environment(deployment_id=deployment_id),
             log=LogSettings.from_environment(),
             artifacts=ArtifactSettings.from_environment(),
         )
+
+    def for_children(self) -> dict[str, str]:
+        """What a supervisor's command line says of its children, as their environment."""
+        values = {
+            "PIPESERVE_WORKER_CONCURRENCY": self.worker.concurrency,
+            "PIPESERVE_MAX_JOBS_PER_CHILD": self.worker.max_jobs_per_child,
+            "PIPESERVE_MAX_RSS": None if self.worker.max_rss is None else int(self.worker.max_rss),
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recording.event_budget import EventBudget
 from pipeserve.runtime.recording.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest, RunResult
+from pipeserve.runtime.run_times import RunTimes
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactError
 from pipeserve.sdk.definition import PipelineDefinition
@@ -105,6 +106,7 @@ class JobRunner:
         self.counters = Counters()
         self._runtime = runtime
         self._definition = definition
+        self._times = RunTimes(definition)
         self._ledger = ledger
         self._deployment_id = deployment_id
         self._leases = leases
@@ -208,7 +210,7 @@ class JobRunner:
                 if active.canceling and result.status is JobStatus.CANCELED:
                     result = replace(result, error=await self._why_canceled(active))
                 metrics = self._definition.capture.metrics
-                latencies = _latencies(active, result) if metrics else {}
+                latencies = _latencies(active, result, self._times) if metrics else {}
                 counters = receipts.counters(result.steps) if metrics else {}
                 status = await recorder.finish(result, latencies, counters=counters)
                 if result.kept is not None and status is not result.status and self._artifacts is not None:
@@ -307,13 +309,10 @@ class JobRunner:
             self.counters.failed += 1
 
 
-def _latencies(active: _Active, result: RunResult) -> dict[str, list[float]]:
+def _latencies(active: _Active, result: RunResult, times: RunTimes) -> dict[str, list[float]]:
     """What this run adds to the service's figures, in seconds."""
-    pickup = max(active.claim.claimed_at - active.claim.created_at, 0.0)
-    latencies = {
-        "async": [pickup + time.monotonic() - active.accepted_at],
-        "step": [step.duration for step in result.steps if step.duration is not None],
-    }
+    pickup = max(active.claim.claimed_at - active.claim.due_at, 0.0)
+    latencies = {"async": [pickup + time.monotonic() - active.accepted_at], **times.of(result)}
     if active.claim.attempt == 1:  # later ones have waited for a lease or a backoff, not for a worker
         latencies["pickup"] = [pickup]
     return latencies

@@ -4,8 +4,10 @@ A process is the unit that can be lost: a step that takes the interpreter with i
 the kernel's OOM killer) must cost one process, and its jobs must go on elsewhere at once. The lease does that too, but
 only when it runs out; the supervisor is the one who *knows*.
 
-It runs no pipeline code. Children are sessions of their own, so that Ctrl-C on a terminal reaches them once, through
-the supervisor.
+A process that has done enough (:mod:`pipeserve_worker.retirement`) asks for a successor, and leaves when that one is
+ready. One is replaced at a time, and at most as many linger over their last jobs as there are slots.
+
+It runs no pipeline code.
 """
 
 from __future__ import annotations
@@ -14,32 +16,26 @@ import asyncio
 import os
 import signal
 import sys
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from pipeserve.errors import ConfigurationError, StoreUnavailableError
+from pipeserve.errors import ConfigurationError
 from pipeserve.process_log import Log, configure_logging, get_log
-from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.store import open_store
-from pipeserve.store.connection import owner_token
 from pipeserve_worker.drain import StopSignals, stop_signals
-from pipeserve_worker.identity import new_nonce
 from pipeserve_worker.loading import find_deployment
 from pipeserve_worker.options import Options
+from pipeserve_worker.process import WorkerProcess, start_worker
+from pipeserve_worker.releases import Releases
+from pipeserve_worker.report import Word
+from pipeserve_worker.restarts import HEALTHY_SECONDS, Restarts, StartFailures
 
 #: The exit code of a process that can't serve its deployment (see ``child.CANNOT_SERVE``).
 _CANNOT_SERVE = 2
-#: Seconds after which a child's death is no longer part of the failures before it.
-_HEALTHY_SECONDS = 60.0
 #: Seconds beyond the drain after which a child that has not ended is killed: what its own last steps may take.
 _KILL_AFTER = 20.0
-_REPORT_SECONDS = 1.0
-_RESTART_FIRST, _RESTART_LIMIT = 0.2, 10.0
-#: Seconds for which a store that is away may hold up the supervisor's exit.
-_RELEASE_SECONDS = 5.0
 
 
 class CannotServeError(ConfigurationError):
@@ -48,10 +44,9 @@ class CannotServeError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    process: asyncio.subprocess.Process
-    owner: str
-    started: float
-    report: asyncio.Task[str]
+    process: WorkerProcess
+    over: asyncio.Task[None]
+    """Done when it has ended and its jobs are on their way back."""
 
 
 class Supervisor:
@@ -61,128 +56,172 @@ class Supervisor:
         self,
         *,
         command: Sequence[str],
-        environment: dict[str, str],
+        environment: Mapping[str, str],
         ledger: JobLedger,
         processes: int,
         drain_seconds: float,
         stop: StopSignals,
         log: Log,
+        healthy_seconds: float = HEALTHY_SECONDS,
     ) -> None:
         self._command = tuple(command)
         self._environment = environment
-        self._ledger = ledger
-        self._processes = processes
+        self._slots = processes
         self._drain_seconds = drain_seconds
         self._stop = stop
         self._log = log
+        self._healthy_seconds = healthy_seconds
+        self._releases = Releases(ledger, log)
+        self._failures = StartFailures(log)
         self._children: set[_Child] = set()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._replacing = asyncio.Lock()
+        self._refusal: str | None = None
 
     async def run(self) -> None:
         """Keep the children alive until asked to stop. Raises CannotServeError if they can't serve the deployment."""
-        slots = [asyncio.create_task(self._keep(), name=f"slot-{n}") for n in range(self._processes)]
+        slots = [asyncio.create_task(self._keep(), name=f"slot-{n}") for n in range(self._slots)]
         try:
             await asyncio.wait(slots, return_when=asyncio.FIRST_EXCEPTION)
             self._stop.asked.set()  # one slot failed: the others stop as for a SIGTERM
             await asyncio.wait(slots)
-            await self._finish_releases()
+            while self._children:
+                await asyncio.wait([child.over for child in self._children])
+            await self._releases.finish()
         finally:
             for child in self._children:
-                with suppress(ProcessLookupError):
-                    child.process.kill()
+                child.process.send(signal.SIGKILL)
         for slot in slots:
             slot.result()
+        if self._refusal is not None:
+            raise CannotServeError(self._refusal)
 
     async def _keep(self) -> None:
-        """One slot: a child, and another one when it dies."""
-        backoff = Backoff(_RESTART_FIRST, _RESTART_LIMIT)
+        """One slot: a child, and another one when it has died or done enough."""
+        restarts = Restarts(healthy_seconds=self._healthy_seconds)
+        child: _Child | None = None
         while not self._stop.asked.is_set():
-            try:
-                child = await self._spawn()
-            except OSError as error:  # no process or no memory left: others may end
-                self._log.error("no worker process could be started", error=str(error))
-                await self._pause(backoff.next())
-                continue
-            self._children.add(child)
-            try:
-                code = await self._watch(child)
-            finally:
-                self._children.discard(child)
-            # The message, not the code alone: a step may leave with any code.
-            if code == _CANNOT_SERVE and (message := await _report_of(child)):
-                raise CannotServeError(message)
-            child.report.cancel()
-            self._release_soon(child, lost=code != 0)
-            if self._stop.asked.is_set():
-                return
-            if time.monotonic() - child.started > _HEALTHY_SECONDS:
-                backoff.reset()
-            delay = backoff.next()
+            if child is None:
+                child = await self._start(restarts)
+            elif child.over.done():
+                await self._after(child, restarts)
+                child = None
+            elif child.process.retiring.is_set():
+                child = await self._successor(child, restarts)
+            else:
+                await self._any(child.over, child.process.retiring.wait())
+
+    async def _start(self, restarts: Restarts) -> _Child | None:
+        try:
+            process = await start_worker(self._command, self._environment)
+        except OSError as error:  # no process or no memory left: others may end
+            self._log.error("no worker process could be started", error=str(error))
+            await self._pause(restarts.after_no_start())
+            return None
+        self._log.debug("worker process started", child=process.owner)
+        child = _Child(process, asyncio.create_task(self._attend(process), name=f"attend-{process.owner}"))
+        self._children.add(child)
+        child.over.add_done_callback(lambda _: self._children.discard(child))
+        return child
+
+    async def _after(self, child: _Child, restarts: Restarts) -> None:
+        """Say how a child has ended that was not asked to, and pause if it seems to be of no use to start another."""
+        child.over.result()
+        process, code = child.process, child.process.ended.result()
+        if Word.DRAINED in process.told and process.retiring.is_set():
+            self._log.info("worker process retired", child=process.owner, reason=process.told[Word.RETIRE])
+            return
+        delay = restarts.after(process)
+        if Word.DRAINED in process.told:
+            self._log.warning("worker process was stopped; starting another", child=process.owner)
+        else:
             self._log.error(
-                "worker process died; its jobs go back", child=child.owner, code=code, restart_in=round(delay, 2)
+                "worker process died; its jobs go back", child=process.owner, code=code, restart_in=round(delay, 2)
             )
-            await self._pause(delay)
+        await self._pause(delay)
+
+    async def _successor(self, child: _Child, restarts: Restarts) -> _Child | None:
+        """The child that takes the place of one that has done enough; that one itself, if no other could start."""
+        async with self._turn_of(child) as granted:
+            if not granted:
+                return child
+            self._log.info(
+                "replacing a worker process", child=child.process.owner, reason=child.process.told[Word.RETIRE]
+            )
+            successor = await self._start(restarts)
+            if successor is None:
+                return child
+            await self._any(successor.process.ready.wait(), successor.over)
+            if successor.over.done():
+                await self._after(successor, restarts)
+                return child
+            child.process.relieve()
+            return successor
+
+    @asynccontextmanager
+    async def _turn_of(self, child: _Child) -> AsyncGenerator[bool]:
+        """One replacement at a time, and not too many that linger. False: the child has ended or all is to stop."""
+        turn = asyncio.create_task(self._replacing.acquire())
+        try:
+            await self._any(turn, child.over)
+            while turn.done() and len(leaving := self._leaving()) >= self._slots and self._wanted(child):
+                await self._any(*leaving, child.over)
+            yield turn.done() and self._wanted(child)
+        finally:
+            if not turn.cancel():
+                self._replacing.release()
+            await asyncio.wait([turn])
+
+    def _wanted(self, child: _Child) -> bool:
+        return not (child.over.done() or self._stop.asked.is_set())
+
+    def _leaving(self) -> list[asyncio.Task[None]]:
+        return [child.over for child in self._children if child.process.relieved and not child.over.done()]
+
+    async def _attend(self, process: WorkerProcess) -> None:
+        """See one child to its end: pass on what is asked of this process, kill it if need be, give its jobs back."""
+        if not await _first(process.ended, self._stop.asked, None):
+            await self._end(process)
+        code = await process.ended
+        if code == 0:  # a step may leave with it too: only its words say whether it holds nothing any more
+            await process.heard_out()
+        drained = Word.DRAINED in process.told
+        self._releases.soon(process.owner, lost=not drained)
+        if code in (1, _CANNOT_SERVE):
+            await process.heard_out()
+        process.close()
+        self._failures.note(process)
+        if process.relieved:
+            tell = self._log.info if drained else self._log.error
+            tell("worker process retired" if drained else "worker process died as it retired", child=process.owner)
+        # The message, not the code alone: a step may leave with any code.
+        if code == _CANNOT_SERVE and (message := process.told.get(Word.REFUSE)):
+            self._refusal = message
+            self._stop.asked.set()
+
+    async def _end(self, process: WorkerProcess) -> None:
+        process.send(signal.SIGTERM)
+        if not await _first(process.ended, self._stop.at_once, self._drain_seconds + _KILL_AFTER):
+            # The child takes any second signal as one, and two SIGTERMs in a row could merge into one.
+            process.send(signal.SIGINT)
+            await asyncio.wait([process.ended], timeout=_KILL_AFTER)
+        if not process.ended.done():
+            self._log.error("worker process did not end; killing it", child=process.owner)
+            process.send(signal.SIGKILL)
 
     async def _pause(self, delay: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(delay):
-                await self._stop.asked.wait()
+        if delay:
+            await self._any(asyncio.sleep(delay))
 
-    async def _spawn(self) -> _Child:
-        nonce = new_nonce()
-        reader, writer = os.pipe()
+    async def _any(self, *things: Awaitable[object]) -> None:
+        """Wait for one of ``things``, or to be asked to stop."""
+        waits = [self._stop.asked.wait(), *things]
+        tasks = [thing if isinstance(thing, asyncio.Task) else asyncio.ensure_future(thing) for thing in waits]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *("--child", nonce, "--parent-pid", str(os.getpid()), "--report-fd", str(writer)),
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(writer,),
-                start_new_session=True,
-            )
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            os.close(writer)
-        owner = owner_token(process.pid, nonce)
-        self._log.debug("worker process started", child=owner)
-        report = asyncio.create_task(_read_all(reader), name=f"report-{process.pid}")
-        return _Child(process, owner, time.monotonic(), report)
-
-    async def _watch(self, child: _Child) -> int:
-        """Wait for the child's end; its exit code. Passes on what is asked of this process, and kills if need be."""
-        ended = asyncio.create_task(child.process.wait(), name=f"child-{child.process.pid}")
-        if not await _first(ended, self._stop.asked, None):
-            _send(child, signal.SIGTERM)
-            if not await _first(ended, self._stop.at_once, self._drain_seconds + _KILL_AFTER):
-                # The child takes any second signal as one, and two SIGTERMs in a row could merge into one.
-                _send(child, signal.SIGINT)
-                await asyncio.wait([ended], timeout=_KILL_AFTER)
-        if not ended.done():
-            self._log.error("worker process did not end; killing it", child=child.owner)
-            _send(child, signal.SIGKILL)
-        return await ended
-
-    def _release_soon(self, child: _Child, *, lost: bool) -> None:
-        task = asyncio.create_task(self._release(child.owner, lost=lost), name=f"release-{child.owner}")
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _release(self, owner: str, *, lost: bool) -> None:
-        backoff = Backoff(0.05, 1.0)
-        while True:
-            try:
-                count = await self._ledger.release(owner, lost=lost)
-            except StoreUnavailableError:
-                await asyncio.sleep(backoff.next())
-                continue
-            if count:
-                self._log.warning("gave back the jobs of a worker process", child=owner, jobs=count, lost=lost)
-            return
-
-    async def _finish_releases(self) -> None:
-        if self._releases:
-            await asyncio.wait(list(self._releases), timeout=_RELEASE_SECONDS)
-        for task in self._releases:
-            task.cancel()
+            for thing, task in zip(waits, tasks, strict=True):
+                if thing is not task:  # made here
+                    task.cancel()
 
 
 async def _first(ended: asyncio.Task[int], event: asyncio.Event, timeout: float | None) -> bool:
@@ -191,29 +230,6 @@ async def _first(ended: asyncio.Task[int], event: asyncio.Event, timeout: float 
     await asyncio.wait([ended, waiting], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     return ended.done()
-
-
-def _send(child: _Child, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        child.process.send_signal(number)
-
-
-async def _report_of(child: _Child) -> str:
-    """What the child said before its end; empty if nothing. A grandchild that holds the pipe can't hold us up."""
-    done, _ = await asyncio.wait([child.report], timeout=_REPORT_SECONDS)
-    return child.report.result() if done else ""
-
-
-async def _read_all(descriptor: int) -> str:
-    """What a child writes before its end; empty as a rule."""
-    loop = asyncio.get_running_loop()
-    stream = asyncio.StreamReader()
-    pipe = os.fdopen(descriptor, "rb")
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
-    try:
-        return (await stream.read()).decode(errors="replace")
-    finally:
-        transport.close()
 
 
 def run_supervisor(options: Options) -> int:
@@ -234,11 +250,8 @@ async def _supervise(options: Options, log: Log) -> int:
                     command=(sys.executable, "-m", "pipeserve_worker"),
                     # One store and one deployment for all children, also if the name means another one later.
                     environment=os.environ
-                    | {
-                        "PIPESERVE_REDIS_URL": store.url,
-                        "ZENML_PIPELINE_DEPLOYMENT_ID": deployment.id,
-                        "PIPESERVE_WORKER_CONCURRENCY": str(options.worker.concurrency),
-                    },
+                    | options.for_children()
+                    | {"PIPESERVE_REDIS_URL": store.url, "ZENML_PIPELINE_DEPLOYMENT_ID": deployment.id},
                     ledger=jobs.ledger,
                     processes=options.worker.processes,
                     drain_seconds=options.worker.drain_seconds,

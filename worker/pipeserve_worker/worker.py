@@ -34,6 +34,7 @@ from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import Claim
 from pipeserve.store import Keys, WakeUps
 from pipeserve.store.engine import JOB_FUNCTION, deserialize, serialize
+from pipeserve.store.tasks import end_tasks
 
 #: What a store that is away, restarting, read-only or full raises. None of it may end a worker.
 STORE_ERRORS = (StoreUnavailableError, RedisError, OSError)
@@ -73,11 +74,23 @@ class Execution(Protocol):
         ...
 
 
+class Allowance(Protocol):
+    """How many jobs this process may still claim over its life."""
+
+    def allows(self, wanted: int) -> int:
+        """So many of ``wanted``; below one: it has had its last."""
+        ...
+
+    def took(self, count: int) -> None:
+        """It has claimed so many more."""
+        ...
+
+
 class JobWorker(Worker):
     """Claims jobs of one deployment and runs up to ``concurrency`` of them at once, until :meth:`stop`.
 
-    Run it with ``async_run()``, which returns after :meth:`stop`; jobs in hand go on meanwhile (see
-    :mod:`pipeserve_worker.drain`). It neither handles signals nor closes ``pool``.
+    It stops by itself when its ``allowance`` is used up. Run it with ``async_run()``, which returns after :meth:`stop`;
+    jobs in hand go on meanwhile (see :mod:`pipeserve_worker.drain`). It neither handles signals nor closes ``pool``.
     """
 
     def __init__(
@@ -91,6 +104,7 @@ class JobWorker(Worker):
         owner: str,
         concurrency: int,
         log: Log,
+        allowance: Allowance | None = None,
         fallback_poll: float = 1.0,
     ) -> None:
         super().__init__(
@@ -114,12 +128,15 @@ class JobWorker(Worker):
         self._wake_ups = wake_ups
         self._source = source
         self._execution = execution
+        self._allowance = allowance
         self._claims: dict[str, Claim] = {}
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._looked = asyncio.Event()
         self._stopped = False
+        self._waits_for_token = False
+        self._has_token = False
         self._next_due_ms: float | None = None
         self._backoff = Backoff(0.05, 1.0)
 
@@ -153,10 +170,11 @@ class JobWorker(Worker):
                     async with asyncio.timeout(delay):
                         await self._wake.wait()
         finally:
-            listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listener
+            await end_tasks([listener])
             with contextlib.suppress(*STORE_ERRORS):
+                # A token whose reply was on its way, or that no look has answered yet: another worker should look.
+                if self._waits_for_token or self._has_token:
+                    await self._wake_ups.give_back()
                 await self.pool.delete(self.health_check_key)
 
     async def _claim_or_back_off(self) -> float:
@@ -177,13 +195,27 @@ class JobWorker(Worker):
     async def _poll_iteration(self) -> None:
         self._reap()
         free = self.max_jobs - self.job_counter
+        if self._allowance is not None:
+            free = self._allowance.allows(free)
         if self.allow_pick_jobs and free > 0:
-            claims, self._next_due_ms = await self._source.claim_batch(self.owner, free)
+            claims, self._next_due_ms = await self._look(free)
             for claim in claims:
                 self._start(claim)
+            if self._allowance is not None:
+                self._allowance.took(len(claims))
+                if self._allowance.allows(1) < 1:
+                    self.stop()
         else:
             self._next_due_ms = None  # a due job has to wait for a slot, and a free slot wakes the loop
         await self.heart_beat()
+
+    async def _look(self, limit: int) -> tuple[Sequence[Claim], float | None]:
+        has_token, self._has_token = self._has_token, False
+        try:
+            return await self._source.claim_batch(self.owner, limit)
+        except BaseException:
+            self._has_token |= has_token
+            raise
 
     def _start(self, claim: Claim) -> None:
         previous = self.tasks.get(claim.job_id)
@@ -215,7 +247,7 @@ class JobWorker(Worker):
             backoff = Backoff(0.05, 1.0)
             while self._claims.get(claim.job_id) is claim:
                 try:
-                    await self.run_job(claim.job_id, int(claim.created_at * 1000))
+                    await self.run_job(claim.job_id, int(claim.due_at * 1000))
                 except STORE_ERRORS as error:
                     self._log.warning(
                         "the store went away before the job's start", job_id=claim.job_id, error=str(error)
@@ -250,12 +282,18 @@ class JobWorker(Worker):
         while True:
             await self._has_room.wait()
             try:
-                if not await self._wake_ups.wait(_WAIT_SECONDS):
+                self._waits_for_token = True
+                woken = await self._wake_ups.wait(_WAIT_SECONDS)
+                self._waits_for_token = False
+                if not woken:
                     continue
+                self._has_token = True
                 backoff.reset()
                 if not self._has_room.is_set():  # the slots were taken meanwhile: leave the token to an idle worker
                     await self._wake_ups.give_back()
+                    self._has_token = False
             except STORE_ERRORS:
+                self._waits_for_token = False
                 await asyncio.sleep(backoff.next())
                 continue
             # Look for jobs before the next BLPOP: otherwise one worker would empty the list before its first claim.

@@ -130,3 +130,75 @@ def describe(number: int, day: datetime.date) -> str:
 def exact(number: Annotated[int, Strict()], day: Annotated[datetime.date, Strict()]) -> str:
     """Takes what JSON can carry, and nothing that had to be guessed."""
     return describe(number, day)
+
+
+hoard: list[bytes] = []
+
+
+@step
+def keep(path: str, mib: int) -> str:
+    hoard.append(b"x" * (mib << 20))
+    leave_line(path)
+    return "kept"
+
+
+@pipeline
+def leaky(path: str, mib: int) -> str:
+    """Its process never gives back what each job takes."""
+    return keep(path, mib)
+
+
+@step(executor="process")
+def wait_in_process(started: str, until: str) -> str:
+    leave_line(started)
+    while not Path(until).exists():
+        time.sleep(0.005)
+    return "released"
+
+
+@pipeline
+def hold_process(started: str, until: str) -> str:
+    """Leaves a line with the step's process, then waits there for the file ``until``; no cancel reaches it."""
+    return wait_in_process(started, until)
+
+
+@step
+def mixed_thread(path: str, seconds: float) -> str:
+    time.sleep(seconds)
+    leave_line(path)
+    return "thread"
+
+
+@step
+async def mixed_async(path: str, seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    leave_line(path)
+    return "async"
+
+
+@step(executor="process")
+def mixed_process(path: str, seconds: float) -> str:
+    time.sleep(seconds)
+    leave_line(path)
+    return "process"
+
+
+@pipeline(dynamic=True)
+async def mixed(path: str, kind: str, seconds: float = 0.0) -> str:
+    """Takes ``seconds`` in a step of this kind, and leaves a line when it has done its work."""
+    if kind == "process":
+        return await asyncio.to_thread(mixed_process, path, seconds)
+    if kind == "thread":
+        return await asyncio.to_thread(mixed_thread, path, seconds)
+    return await mixed_async(path, seconds)
+
+
+def refuse_to_start() -> None:
+    if not Path(os.environ["MAY_START"]).exists():
+        raise RuntimeError("no model here")
+
+
+@pipeline(on_init=refuse_to_start)
+def slow_to_come(path: str) -> str:
+    """Its processes can't start until the file is there."""
+    return write(path)
