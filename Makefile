@@ -7,7 +7,7 @@ PORT   ?= 8001
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast lint format bench up lock clean
+.PHONY: help install run test test-fast drill lint format bench up lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: $(VENV)/.stamp-dev ## run every test (ARGS="-k name -x" goes to pytest)
 
 test-fast: $(VENV)/.stamp-dev ## run the tests that need no whole service, Docker or browser: about a minute
 	@$(BIN)/python -m pytest -m "not e2e and not docker and not browser" $(ARGS)
+
+drill: $(VENV)/.stamp-dev ## kill processes under load for 10 minutes and check every job (ARGS="--url … --kills 200")
+	@$(BIN)/python -m tests.faults.drill $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style, format, types and which room imports which
 	@$(BIN)/ruff check .

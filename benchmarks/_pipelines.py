@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from pipeserve import Capture, pipeline, step
@@ -43,3 +44,14 @@ def now() -> float:
 def stamp() -> float:
     """When its step started, in Unix seconds."""
     return now()
+
+
+@step
+async def rest(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@pipeline
+async def pause(seconds: float) -> None:
+    """Takes ``seconds``."""
+    await rest(seconds)

@@ -95,12 +95,20 @@ def _step_of_job(step: StepReport) -> dict[str, Any]:
 
 def accepted(job_id: str, *, status: str, queue_position: int | None) -> bytes:
     """A 202: where the job is, and where to go from here."""
-    return orjson.dumps(
-        {
-            "job_id": job_id,
-            "run_id": job_id,
-            "status": status,
-            "links": Links.of(job_id).__dict__,
-            "queue_position": queue_position,
-        }
-    )
+    return orjson.dumps(accepted_members(job_id, status=status, queue_position=queue_position))
+
+
+def accepted_members(job_id: str, *, status: str, queue_position: int | None) -> dict[str, Any]:
+    """The same as JSON values."""
+    return {
+        "job_id": job_id,
+        "run_id": job_id,
+        "status": status,
+        "links": Links.of(job_id).__dict__,
+        "queue_position": queue_position,
+    }
+
+
+def location(job_id: str) -> dict[str, str]:
+    """The header that says where the job is."""
+    return {"location": f"/jobs/{job_id}"}

@@ -11,9 +11,19 @@ from starlette.routing import Route
 
 from pipeserve.settings import ServiceSettings
 from pipeserve_api import openapi, problems
-from pipeserve_api.auth import KeyMiddleware
+from pipeserve_api.auth import KeyMiddleware, keys_of
 from pipeserve_api.drain import Drain
-from pipeserve_api.routes import artifacts, explain, invoke, jobs, logs, operations, streams, visualizations
+from pipeserve_api.routes import (
+    artifacts,
+    explain,
+    invoke,
+    jobs,
+    logs,
+    operations,
+    streams,
+    submissions,
+    visualizations,
+)
 from pipeserve_api.services import ServicesOpener
 
 
@@ -35,9 +45,9 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan)
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
     app.add_middleware(invoke.InvokeFirst)
-    for module in (jobs, logs, visualizations, artifacts, explain, streams, operations):
+    for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, operations):
         app.include_router(module.router)
     problems.install(app)
     if settings.auth_key is not None:
-        app.add_middleware(KeyMiddleware, key=settings.auth_key.get_secret_value())
+        app.add_middleware(KeyMiddleware, keys=keys_of(settings.auth_key.get_secret_value()))
     return app

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum, auto
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
 from pipeserve_api.drain import Drain
+
+LEAVE_WATCH_DELAY = 0.02
+"""Seconds before a caller's connection is watched: most runs are over by then and never pay for it."""
+CANCEL_AGAIN = 1.0
+"""Seconds that a cancelled task has to tidy up before it is cancelled once more."""
 
 T = TypeVar("T")
 
@@ -50,8 +55,43 @@ async def attend(
     return Interruption.DRAINING if draining in done else Interruption.TIME_UP
 
 
-async def cancel_all(tasks: list[asyncio.Future[Any]]) -> None:
-    """Cancel those that still run, and wait until each has ended. What they raise stays with them."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+class LeaveWatch:
+    """Calls ``on_leave`` once the caller has left, from a short while after its making until :meth:`end`."""
+
+    def __init__(self, receive: Receive, on_leave: Callable[[], None]) -> None:
+        self._receive = receive
+        self._on_leave = on_leave
+        self._left = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(LEAVE_WATCH_DELAY, self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await caller_left(self._receive)
+        self._left = True
+        self._on_leave()
+
+    async def end(self) -> bool:
+        """Stop watching. Returns whether the caller has left."""
+        self._timer.cancel()
+        if self._task is not None:
+            await cancel_all([self._task])
+        return self._left
+
+
+async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel those that still run, and wait until each has ended. What they raise stays with them.
+
+    Again and again: ``asyncio.timeout(0)``, with which redis-py looks at a fresh connection, takes a cancellation that
+    is on its way for its own and swallows it.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        ended, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # retrieved: nobody is left to be told

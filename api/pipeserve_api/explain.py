@@ -10,11 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeserve.jobs import CacheReceipt, Job, JobStatus, StepReport
+from pipeserve.jobs import CacheReceipt, Job, JobStatus, StepReport, WebhookReport
 from pipeserve.runtime.recording.run_view import STEPS_SHOWN
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve_api.cache_status import cache_figures, calls_of_job
-from pipeserve_api.words import cache_words, duration_words, listed, many, number, step_words
+from pipeserve_api.submission import TENANT
+from pipeserve_api.timing import Timing, start_of
+from pipeserve_api.words import (
+    cache_words,
+    duration_words,
+    eta_words,
+    listed,
+    number,
+    place_words,
+    plural,
+    priority_words,
+    step_words,
+    webhook_words,
+)
 
 _PARALLEL = 1.05  # times more work than time: less is the noise of a clock's readings
 _NOTABLE_SECONDS, _NOTABLE_SHARE = 0.1, 0.25  # of a run, outside its steps
@@ -30,92 +43,25 @@ def explain(
     ``now`` is what a job that has not ended is measured against. ``ends``: why its earlier attempts ended
     (``worker_died``, ``lease_expired``, ``drained``); None: that is not known.
     """
-    timing = _Timing(job, now)
+    timing = Timing(job, now)
     attempts = _attempts(job, ends)
     return {
         "job_id": job.job_id,
         "status": job.status.value,
         "summary": list(_summary(job, definition, timing, attempts)),
+        "waiting": _waiting(job),
+        "eta": None if job.eta is None else job.eta.model_dump(),
         "timing": timing.as_dict(),
         "steps": [_step(step, timing) for step in job.steps],
         "cache": {**cache_figures(calls_of_job(job)), "saved": timing.saved},
         "attempts": attempts,
+        "retried_from": job.retried_from,
+        "webhook": None if job.webhook is None else _webhook(job.webhook),
     }
 
 
-class _Timing:
-    """Where the time went, in seconds. None: not known, or not yet."""
-
-    def __init__(self, job: Job, now: datetime) -> None:
-        self._now = now.timestamp()
-        spans = [(start, start + self.duration_of(step)) for step in job.steps if (start := _start(step)) is not None]
-        self.total = _between(job.created_at, job.completed_at or now)
-        self.queued = _between(job.created_at, job.started_at or job.completed_at or now)
-        self.began = _began(job, spans)
-        self.running = self._running(job)
-        first = job.started_at is not None and job.attempt == 1
-        self.startup = max(min(spans)[0] - self.began, 0.0) if first and spans and self.began else None
-        self.earlier = None
-        if job.attempt > 1 and job.started_at is not None and self.began is not None:
-            self.earlier = max(self.began - job.started_at.timestamp(), 0.0)
-        self.steps_total = sum(end - start for start, end in spans)
-        self.steps_elapsed = _covered(spans)
-        self.overhead = None
-        if job.execution_time is not None and spans:
-            self.overhead = max(job.execution_time - self.steps_elapsed, 0.0)
-        self.saved = sum(step.cache.saved for step in job.steps if step.cache is not None)
-
-    def duration_of(self, step: StepReport) -> float:
-        """How long the step took, or has taken so far."""
-        if step.duration is not None:
-            return step.duration
-        start = _start(step)
-        return max(self._now - start, 0.0) if start is not None and step.status == "running" else 0.0
-
-    def _running(self, job: Job) -> float | None:
-        if job.execution_time is not None:
-            return job.execution_time
-        if self.began is None or job.status not in (JobStatus.RUNNING, JobStatus.CANCELING):
-            return None
-        return max(self._now - self.began, 0.0)
-
-    def as_dict(self) -> dict[str, float | None]:
-        """The figures by name."""
-        return {
-            "total": self.total,
-            "queued": self.queued,
-            "earlier_attempts": self.earlier,
-            "startup": self.startup,
-            "running": self.running,
-            "steps_total": self.steps_total,
-            "steps_elapsed": self.steps_elapsed,
-            "overhead": self.overhead,
-            "saved": self.saved,
-        }
-
-
-def _began(job: Job, spans: Sequence[tuple[float, float]]) -> float | None:
-    """Unix time at which the newest attempt began; for a second one the record has only what it did."""
-    if job.started_at is None:
-        return None
-    if job.attempt <= 1:
-        return job.started_at.timestamp()
-    if job.completed_at is not None and job.execution_time is not None:
-        return job.completed_at.timestamp() - job.execution_time
-    return min(spans)[0] if spans else None
-
-
-def _covered(spans: Iterable[tuple[float, float]]) -> float:
-    """The time in which at least one of them was under way."""
-    covered, until = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        covered += max(end - max(start, until), 0.0)
-        until = max(until, end)
-    return covered
-
-
-def _step(step: StepReport, timing: _Timing) -> dict[str, Any]:
-    start, duration = _start(step), timing.duration_of(step)
+def _step(step: StepReport, timing: Timing) -> dict[str, Any]:
+    start, duration = start_of(step), timing.duration_of(step)
     return {
         "name": step.name,
         "status": step.status,
@@ -150,16 +96,46 @@ def _attempts(job: Job, ends: Sequence[str] | None) -> dict[str, Any]:
         "lost": None if known is None or drained is None else len(known) - drained,
         "handed_back": drained,
         "resumed_steps": sum(step.resumed for step in job.steps),
+        "fenced_writes": job.fenced_writes,
     }
+
+
+def _waiting(job: Job) -> dict[str, Any] | None:
+    if job.status is not JobStatus.PENDING:
+        return None
+    return {
+        "queue_position": job.queue_position,
+        "tenant": job.labels.get(TENANT),
+        "priority": job.priority,
+        "run_at": job.run_at,
+        "expires_at": job.expires_at,
+    }
+
+
+def _webhook(webhook: WebhookReport) -> dict[str, Any]:
+    last = webhook.deliveries[-1].model_dump() if webhook.deliveries else None
+    return {"status": webhook.status, "last": last, "words": webhook_words(webhook)}
 
 
 # ---- sentences
 
 
-def _summary(job: Job, definition: PipelineDefinition, timing: _Timing, attempts: Mapping[str, Any]) -> Iterable[str]:
+def _summary(job: Job, definition: PipelineDefinition, timing: Timing, attempts: Mapping[str, Any]) -> Iterable[str]:
     yield _course(job, timing, attempts)
+    if job.status is JobStatus.PENDING:
+        yield from _terms(job, timing)
     if end := _end(job):
         yield end
+    if job.eta is not None:
+        yield eta_words(job.eta)
+    if job.fenced_writes:
+        was = "was" if job.fenced_writes == 1 else "were"
+        writes = f"{job.fenced_writes} late write{plural(job.fenced_writes)}"
+        yield f"{writes} of an attempt that had lost the job {was} refused."
+    if job.retried_from is not None:
+        yield f"It has the input of job {job.retried_from}, to try that again."
+    if job.webhook is not None:
+        yield f"Webhook: {webhook_words(job.webhook)}."
     capture = definition.capture
     if job.started_at is not None and not job.steps and (capture.memory_only or not capture.metadata):
         option = "memory_only=True" if capture.memory_only else "metadata=False"
@@ -172,12 +148,13 @@ def _summary(job: Job, definition: PipelineDefinition, timing: _Timing, attempts
         yield f"The list of steps has {len(told) - _TOLD} more with something to tell."
 
 
-def _course(job: Job, timing: _Timing, attempts: Mapping[str, Any]) -> str:
+def _course(job: Job, timing: Timing, attempts: Mapping[str, Any]) -> str:
     if job.status is JobStatus.PENDING:
-        ahead = job.queue_position or 0
-        place = f"{many(ahead, 'job')} {'is' if ahead == 1 else 'are'} before it" if ahead else "it is the next"
         again = f" It was started before: {_earlier(attempts)}." if attempts["earlier"] else ""
-        return f"It has waited {duration_words(timing.total)} for a worker, and {place}.{again}"
+        if timing.due_in > 0.0:
+            return f"It is not to start for another {duration_words(timing.due_in)}.{again}"
+        place = place_words(job.queue_position, job.labels.get(TENANT))
+        return f"It has waited {duration_words(timing.total - timing.scheduled)} for a worker, and {place}.{again}"
     if job.started_at is None:
         return f"It waited {duration_words(timing.queued)} in the queue and never ran."
     waited = f"waited {duration_words(timing.queued)} in the queue, then " if timing.queued else ""
@@ -189,6 +166,14 @@ def _course(job: Job, timing: _Timing, attempts: Mapping[str, Any]) -> str:
         after = "" if timing.earlier is None else f", which began {duration_words(timing.earlier)} after the first"
         which = f" in attempt {job.attempt}{after}; {_earlier(attempts)}"
     return f"It {waited}{verb}{took}{so_far}{which}."
+
+
+def _terms(job: Job, timing: Timing) -> Iterable[str]:
+    """The terms on which a job waits."""
+    if job.priority:
+        yield priority_words(job.priority)
+    if timing.expires_in:
+        yield f"It expires if it has not begun in {duration_words(timing.expires_in)}."
 
 
 def _earlier(attempts: Mapping[str, Any]) -> str:
@@ -225,7 +210,7 @@ def _end(job: Job) -> str | None:
             return None
 
 
-def _steps_summary(job: Job, definition: PipelineDefinition, timing: _Timing) -> Iterable[str]:
+def _steps_summary(job: Job, definition: PipelineDefinition, timing: Timing) -> Iterable[str]:
     steps = job.steps
     if running := [step.name for step in steps if step.status == "running"]:
         yield f"Now running: {listed(running)}."
@@ -258,7 +243,7 @@ def _critical_path(job: Job, definition: PipelineDefinition) -> list[str]:
     ends = {
         step.name: start + step.duration
         for step in job.steps
-        if step.duration is not None and (start := _start(step)) is not None
+        if step.duration is not None and (start := start_of(step)) is not None
     }
     upstream = {node.name: [name for name in node.upstream if name in ends] for node in definition.nodes}
     if not upstream or not ends:
@@ -267,11 +252,3 @@ def _critical_path(job: Job, definition: PipelineDefinition) -> list[str]:
     while before := upstream.get(path[-1]):
         path.append(max(before, key=ends.__getitem__))
     return path[::-1]
-
-
-def _start(step: StepReport) -> float | None:
-    return None if step.started_at is None else step.started_at.timestamp()
-
-
-def _between(start: datetime, end: datetime) -> float:
-    return max((end - start).total_seconds(), 0.0)

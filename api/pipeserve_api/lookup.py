@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from pipeserve.errors import NotFoundError
+from pipeserve.errors import NotFoundError, NotRetryableError
 from pipeserve.events import is_terminal
 from pipeserve.jobs import Job, is_job_id
 from pipeserve.runtime.inline import InlineRuns
-from pipeserve.runtime.ports import Attachment, Attachments, Cancellation, EventLog, JobLedger, LogEntry, LogGap
+from pipeserve.runtime.inline_run import InlineRun
+from pipeserve.runtime.ports import Attachment, Attachments, Cancellation, EventLog, JobLedger, LogEntry, LogGap, NewJob
 from pipeserve.runtime.recording.run_log import RunLog
 
 
@@ -104,6 +105,17 @@ class JobLookup:
             raise NotFoundError(f"The job has no visualization {index}.")
         return found
 
+    async def input_of(self, job_id: str) -> NewJob:
+        """What the job was submitted as, to submit it again. Raises NotRetryableError, StoreUnavailableError too."""
+        if not is_job_id(job_id):
+            raise _unknown(job_id)
+        job_id = job_id.lower()
+        run = self._inline.find(job_id)
+        found = await self._ledger.input_of(job_id) if run is None else _input_of(run)
+        if found is None:
+            raise _unknown(job_id)
+        return found
+
     async def cancel(self, job_id: str, *, reason: str | None, by: str | None) -> Cancellation:
         """End the job, or ask whoever runs it to stop. Raises StoreUnavailableError too."""
         if not is_job_id(job_id):
@@ -114,6 +126,18 @@ class JobLookup:
         if found is None:
             raise _unknown(job_id)
         return found
+
+
+def _input_of(run: InlineRun) -> NewJob:
+    """The same of a run that the store may not have yet, in the store's words."""
+    job = run.job
+    if run.result is None:
+        raise NotRetryableError("The job has not ended yet.", job_id=job.job_id)
+    if not job.keep_parameters or job.shown_parameters is not None:
+        raise NotRetryableError(
+            "The job's parameters were not kept, or only masked: send the request again.", job_id=job.job_id
+        )
+    return job
 
 
 def _unknown(job_id: str) -> NotFoundError:

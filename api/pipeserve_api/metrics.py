@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.breaker import BreakerState
 from pipeserve.runtime.ports import ServiceFigures
+from pipeserve.runtime.run_times import RUN, STEP
 from pipeserve_api.services import Services
 
 LATENCIES = ("sync", "async", "pickup", "step")
@@ -46,6 +47,9 @@ async def collect(services: Services) -> dict[str, Any]:
         "execution_seconds": seconds,
         "queue_depth": stored.queue_depth if stored else None,
         "oldest_job_age": stored.oldest_job_age if stored else None,
+        "drain_rate": stored.drain_rate if stored else None,
+        "fenced_writes": round(stored.counters.get("fenced_writes", 0)) if stored else None,
+        "store_emptied": round(stored.counters.get("store_emptied", 0)) if stored else None,
         "jobs_by_status": dict(stored.jobs_by_status) if stored else {},
         "workers": [asdict(worker) for worker in stored.workers] if stored else [],
         "active_runs": services.runtime.active,
@@ -53,6 +57,14 @@ async def collect(services: Services) -> dict[str, Any]:
         "publisher": services.inline.publisher_figures(),
         "event_buffer": services.inline.event_figures(),
         "latency": {kind: _percentiles(stored, kind) for kind in LATENCIES},
+        "durations": {
+            "run": _percentiles(stored, RUN),
+            "steps": {
+                kind.removeprefix(STEP): _percentiles(stored, kind)
+                for kind in sorted(stored.latency if stored else ())
+                if kind.startswith(STEP)
+            },
+        },
     }
 
 
@@ -120,6 +132,19 @@ class _Families(Collector):
             yield self._gauge(
                 "pipeserve_oldest_job_age_seconds", "How long the oldest due job has waited", figures["oldest_job_age"]
             )
+            yield self._gauge(
+                "pipeserve_drain_rate", "Jobs per second that workers took of late", figures["drain_rate"] or 0.0
+            )
+            yield self._counter(
+                "pipeserve_fenced_writes",
+                "Writes that were refused because they came from an attempt that had lost its job",
+                figures["fenced_writes"],
+            )
+            yield self._counter(
+                "pipeserve_store_emptied",
+                "Times that all jobs were found gone from the store",
+                figures["store_emptied"],
+            )
             yield self._gauge("pipeserve_workers", "Worker processes", len(figures["workers"]))
             jobs = GaugeMetricFamily("pipeserve_jobs", "Kept jobs", labels=["pipeline", "status"])
             for status, count in figures["jobs_by_status"].items():
@@ -150,18 +175,25 @@ class _Families(Collector):
         )
         yield self._gauge("pipeserve_cache_entries", "Results that processes keep in memory", cache["entries"])
         yield self._gauge("pipeserve_cache_bytes", "About how much memory they take", cache["bytes"])
-        yield from self._latency(figures["latency"])
+        yield self._quantiles("pipeserve_latency_seconds", "Latency by kind and quantile", "kind", figures["latency"])
+        durations = figures["durations"]
+        run = {self._pipeline: durations["run"]}
+        yield self._quantiles("pipeserve_run_duration_seconds", "How long completed runs took", None, run)
+        steps = durations["steps"]
+        yield self._quantiles("pipeserve_step_duration_seconds", "How long calls of each step took", "step", steps)
 
-    def _latency(self, latency: Mapping[str, Mapping[str, float | None]]) -> Iterator[Metric]:
+    def _quantiles(
+        self, name: str, text: str, label: str | None, found: Mapping[str, Mapping[str, float | None]]
+    ) -> Metric:
         # A gauge, because a summary must carry a count and a sum, which percentiles alone do not.
-        family = GaugeMetricFamily(
-            "pipeserve_latency_seconds", "Recent latency by kind and quantile", labels=["pipeline", "kind", "quantile"]
-        )
-        for kind, percentiles in latency.items():
-            for name, value in percentiles.items():
+        labels = ["pipeline", "quantile"] if label is None else ["pipeline", label, "quantile"]
+        family = GaugeMetricFamily(name, text, labels=labels)
+        for member, percentiles in found.items():
+            for percentile, value in percentiles.items():
                 if value is not None:
-                    family.add_metric([self._pipeline, kind, f"0.{name[1:]}"], value)
-        yield family
+                    which = [] if label is None else [member]
+                    family.add_metric([self._pipeline, *which, f"0.{percentile[1:]}"], value)
+        return family
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=["pipeline"])

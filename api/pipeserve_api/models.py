@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pipeserve.jobs import JobStatus, Links, StepReport
+from pipeserve.errors import Problem
+from pipeserve.jobs import Eta, JobStatus, Links, StepReport, WebhookDelivery
 
 
 class Accepted(BaseModel):
@@ -16,7 +17,27 @@ class Accepted(BaseModel):
     run_id: str
     status: JobStatus
     links: Links
-    queue_position: int | None = Field(description="From 0; null once it runs")
+    queue_position: int | None = Field(description="From 0; null for a job that is not due or runs")
+
+
+class BatchItemAccepted(Accepted):
+    """An item of a batch that is a job now."""
+
+    index: int = Field(description="Its place among the items, from 0")
+    replayed: bool = Field(False, description="Present and true where the job was there already")
+
+
+class BatchItemRefused(BaseModel):
+    """An item of a batch that was refused."""
+
+    index: int = Field(description="Its place among the items, from 0")
+    error: Problem
+
+
+class BatchAccepted(BaseModel):
+    """What became of each item of a batch, in their order."""
+
+    jobs: list[BatchItemAccepted | BatchItemRefused]
 
 
 class CacheFigures(BaseModel):
@@ -77,7 +98,8 @@ class ExplainedTiming(BaseModel):
     """Where the time went, in seconds. Null: not known, or not yet."""
 
     total: float = Field(description="From the job's making to its end, or so far")
-    queued: float = Field(description="Until the first attempt began")
+    scheduled: float = Field(description="Until it was due: a job with run_at waits for that first")
+    queued: float = Field(description="From then until the first attempt began")
     earlier_attempts: float | None = Field(description="From the first attempt's start to the newest one's")
     startup: float | None = Field(description="From the attempt's start to its first step")
     running: float | None = Field(description="The newest attempt")
@@ -102,6 +124,25 @@ class ExplainedAttempts(BaseModel):
     lost: int | None = Field(description="Of those: their process or machine died")
     handed_back: int | None = Field(description="Of those: their worker was stopped")
     resumed_steps: int = Field(description="Steps whose result an earlier attempt had recorded")
+    fenced_writes: int = Field(description="Writes that were refused, because their attempt had lost the job")
+
+
+class ExplainedWait(BaseModel):
+    """Why a job still waits."""
+
+    queue_position: int | None = Field(description="From 0; null for a job that is not due")
+    tenant: str | None = Field(description="The job's label of that name: tenants take turns")
+    priority: int
+    run_at: str | None = Field(description="RFC 3339: it is not started before")
+    expires_at: str | None = Field(description="RFC 3339: it is not started after")
+
+
+class ExplainedWebhook(BaseModel):
+    """What became of the job's webhook."""
+
+    status: Literal["active", "done", "failed", "disabled"]
+    last: WebhookDelivery | None = Field(description="The newest try")
+    words: str
 
 
 class Explanation(BaseModel):
@@ -110,10 +151,14 @@ class Explanation(BaseModel):
     job_id: str
     status: JobStatus
     summary: list[str] = Field(description="Sentences for people; their words may change")
+    waiting: ExplainedWait | None = Field(description="Null for a job that does not wait")
+    eta: Eta | None = Field(description="In how many seconds it will have ended; null where that is not known")
     timing: ExplainedTiming
     steps: list[ExplainedStep] = Field(description="Empty when the pipeline does not capture metadata")
     cache: ExplainedCacheFigures
     attempts: ExplainedAttempts
+    retried_from: str | None = Field(description="The job whose input this one has, if it was made to retry that")
+    webhook: ExplainedWebhook | None
 
 
 class Canceled(BaseModel):

@@ -13,7 +13,8 @@ from pipeserve.errors import Problem
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
 from pipeserve_api.models import Accepted, InvocationResult
-from pipeserve_api.schemas import InvocationOptions
+from pipeserve_api.schemas import MAX_BATCH
+from pipeserve_api.terms import InvocationTerms, JobTerms
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
@@ -26,6 +27,36 @@ _SECURITY_SCHEMES = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _OPEN_PATHS = ("/health", "/health/live", "/health/ready")
+KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same body is the same job, however often it is sent.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+_REPLAYED: dict[str, Any] = {
+    "Idempotency-Replayed": {
+        "description": "true: the job was there already",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
+_LOCATION: dict[str, Any] = {"Location": {"schema": {"type": "string"}}}
+REPLAYED_HEADERS: dict[str, Any] = {"headers": _LOCATION | _REPLAYED}
+"""Of a 202."""
+
+
+def _body(model: str, *, required: bool = True) -> dict[str, Any]:
+    return {
+        "requestBody": {
+            "required": required,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model=model)}}},
+        }
+    }
+
+
+INVOCATION_BODY = _body("Invocation")
+"""For a route that takes one invocation: what FastAPI can't know, because the pipeline's own schema is in it."""
+BATCH_BODY = _body("Batch")
+"""For one that takes many."""
 _INVOKE_FAILURES = (400, 409, 413, 422, 429, 500, 503, 504)
 
 
@@ -88,18 +119,25 @@ def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -
 def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: PipelineDefinition) -> dict[str, Any]:
     _add(schemas, "Parameters", definition.input_schema(), prefix=f"{definition.name}.")
     _add(schemas, "Outputs", definition.output_schema(), prefix=f"{definition.name}.")
-    body = InvocationOptions.model_json_schema(ref_template=_REF)
     parameters_required = ["parameters"] if definition.input_schema().get("required") else []
-    _add(
-        schemas,
-        "Invocation",
-        body
-        | {
-            "title": "Invocation",
-            "properties": {"parameters": {"$ref": _REF.format(model="Parameters")}, **body["properties"]},
-            "required": parameters_required,
+    for name, terms in (("Invocation", InvocationTerms), ("BatchItem", JobTerms)):
+        body = terms.model_json_schema(ref_template=_REF)
+        members = {"parameters": {"$ref": _REF.format(model="Parameters")}, **body["properties"]}
+        _add(schemas, name, body | {"title": name, "properties": members, "required": parameters_required})
+    schemas["Batch"] = {
+        "title": "Batch",
+        "type": "object",
+        "properties": {
+            "items": {
+                "type": "array",
+                "items": {"$ref": _REF.format(model="BatchItem")},
+                "minItems": 1,
+                "maxItems": MAX_BATCH,
+            }
         },
-    )
+        "required": ["items"],
+        "additionalProperties": False,
+    }
     result = schemas["InvocationResult"]
     result["properties"]["outputs"] = {"$ref": _REF.format(model="Outputs")}
     return {
@@ -126,11 +164,9 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                 "description": "no-cache: use no cached result of a step; no-store: nor keep any.",
                 "schema": {"type": "string"},
             },
+            KEY_HEADER,
         ],
-        "requestBody": {
-            "required": bool(parameters_required),
-            "content": {"application/json": {"schema": {"$ref": _REF.format(model="Invocation")}}},
-        },
+        **_body("Invocation", required=bool(parameters_required)),
         "responses": {
             "200": {
                 "description": "The outputs; or the run's events, if Accept asks for them",
@@ -138,7 +174,8 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                     "Cache-Status": {
                         "description": "What the step cache did, a member for each call that can be cached (RFC 9211)",
                         "schema": {"type": "string"},
-                    }
+                    },
+                    **_REPLAYED,
                 },
                 "content": {
                     "application/json": {"schema": {"$ref": _REF.format(model="InvocationResult")}},
@@ -147,7 +184,7 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
             },
             "202": {
                 "description": "The job goes on; follow its links",
-                "headers": {"Location": {"schema": {"type": "string"}}},
+                **REPLAYED_HEADERS,
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model="Accepted")}}},
             },
             **{str(status): response for status, response in problems(*_INVOKE_FAILURES, own_words=True).items()},

@@ -1,5 +1,5 @@
-"""How a caller wants an invocation answered: the query string, ``Prefer`` (RFC 7240), ``Accept`` and
-``Cache-Control``, read as one."""
+"""How a caller wants an invocation answered: the query string, ``Prefer`` (RFC 7240), ``Accept``, ``Cache-Control``
+and ``Idempotency-Key``, read as one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from pipeserve.errors import InvalidParametersError
 from pipeserve.runtime.ports import CacheUse
+from pipeserve_api.idempotency import HEADER, read_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class CallPreferences:
     """The ``Preference-Applied`` header."""
     cache: CacheUse
     """What the step cache may do for it (``Cache-Control``)."""
+    idempotency_key: str | None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -36,12 +38,16 @@ class CallPreferences:
 
     @classmethod
     def read(cls, scope: Scope) -> CallPreferences:
-        """Read a request. Raises InvalidParametersError for an unknown mode. Preferences not understood are ignored."""
+        """Read a request. Preferences not understood are ignored.
+
+        Raises InvalidParametersError for an unknown mode, BadRequestError for an Idempotency-Key that is none.
+        """
         respond_async = False
         wait: float | None = None
         events = False
         length: int | None = None
         cache: CacheUse = "use"
+        key: str | None = None
         for name, value in scope["headers"]:
             if name == b"prefer":
                 respond_async, wait = _prefer(value.decode("latin-1"), respond_async, wait)
@@ -51,6 +57,8 @@ class CallPreferences:
                 length = int(value)
             elif name == b"cache-control":
                 cache = _cache_control(value.decode("latin-1"), cache)
+            elif name == HEADER:
+                key = read_key(scope["headers"])
         mode = _mode(scope["query_string"])
         queued = respond_async if mode is None else mode == "async"
         if events:
@@ -58,7 +66,7 @@ class CallPreferences:
         applied = ["respond-async"] if respond_async and queued else []
         if wait is not None:
             applied.append(f"wait={wait:g}")
-        return cls(queued, wait, events, length, ", ".join(applied) or None, cache)
+        return cls(queued, wait, events, length, ", ".join(applied) or None, cache, key)
 
 
 def _mode(query: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, cast
@@ -42,7 +43,7 @@ def problem_response(
     if retry_after is None and problem.status in (429, 503):
         retry_after = 1.0
     if retry_after is not None:
-        sent["retry-after"] = str(max(1, round(retry_after)))
+        sent["retry-after"] = str(max(1, math.ceil(retry_after)))
     body = problem.as_dict() | dict(extensions or {})
     return Response(_encode(body), problem.status, sent, MEDIA_TYPE)
 

@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeserve import __version__
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.inline import InlineRuns
@@ -28,8 +29,10 @@ from pipeserve.runtime.ports import (
     Leases,
     Operations,
     SharedCache,
+    WebhookOutbox,
 )
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.upkeep import Upkeep
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.sdk.definition import PipelineDefinition
@@ -37,8 +40,10 @@ from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.sdk.snapshot import check_code, unknown_deployment
 from pipeserve.sdk.target import load_target
+from pipeserve.webhooks import Signer
 from pipeserve_api.attend import cancel_all
 from pipeserve_api.drain import Drain
+from pipeserve_api.forecast import Forecast
 from pipeserve_api.lookup import JobLookup
 from pipeserve_api.schemas import InvocationReader
 from pipeserve_api.settings import ApiSettings
@@ -62,6 +67,8 @@ class Backend(Protocol):
     def attachments(self) -> Attachments: ...
     @property
     def cache(self) -> SharedCache: ...
+    @property
+    def webhooks(self) -> WebhookOutbox: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,7 @@ class Services:
     log: EventLog
     operations: Operations
     jobs: JobLookup
+    forecast: Forecast
     artifacts: ArtifactStore
     cache_teller: CacheTeller | None
     """None: what this process's step cache holds is told to nobody."""
@@ -106,6 +114,11 @@ async def open_services(settings: ApiSettings, drain: Drain) -> AsyncGenerator[S
         pipeline = load_target(deployment.target).pipeline
         check_code(deployment, pipeline.definition)
         backend = await stack.enter_async_context(store.deployment(deployment.id))
+        await backend.operations.log_faults()
+        loop = asyncio.get_running_loop()
+
+        def emptied() -> None:
+            loop.call_soon_threadsafe(backend.hub.interrupt)  # who follows a job that is gone learns it
 
         def keeper(owner: str, stop: Callable[[str], None]) -> LeaseKeeper:
             # Nothing on a lost lease: the record is lost then, and the caller who waits still gets the answer.
@@ -115,6 +128,8 @@ async def open_services(settings: ApiSettings, drain: Drain) -> AsyncGenerator[S
                 owner,
                 settings.store.lease_seconds,
                 on_cancel=stop,
+                on_emptied=emptied,
+                deployment=deployment,
                 event_log_max=settings.store.event_log_max,
                 result_ttl=settings.store.result_ttl,
             )
@@ -179,8 +194,12 @@ async def _services(
         await stack.enter_async_context(runtime)
         await stack.enter_async_context(artifacts)
         await stack.enter_async_context(inline)
+        forecast = await stack.enter_async_context(Forecast(backend.operations, capture, runtime.plan))
         listening = asyncio.create_task(_obey(backend.signals, inline), name="cancel-signals")
         stack.push_async_callback(cancel_all, [listening])
+        if settings.webhooks.secret is not None:
+            await stack.enter_async_context(_webhooks(settings.webhooks.secret.get_secret_value(), settings, backend))
+        await stack.enter_async_context(Upkeep(backend.ledger, owner))
         if teller is not None:
             await stack.enter_async_context(teller.telling())
         yield Services(
@@ -194,10 +213,26 @@ async def _services(
             log=backend.log,
             operations=backend.operations,
             jobs=JobLookup(inline, backend.ledger, backend.log, backend.attachments),
+            forecast=forecast,
             cache_teller=teller,
             artifacts=artifacts,
             drain=drain,
         )
+
+
+def _webhooks(secret: str, settings: ApiSettings, backend: Backend) -> AbstractAsyncContextManager[object]:
+    """Sends jobs' events to their receivers while it is entered. Raises ConfigurationError."""
+    from pipeserve.webhooks.dispatcher import WebhookDispatcher  # here: a service without webhooks needs no HTTP client
+
+    signer = Signer.from_secrets(secret)
+    return WebhookDispatcher(
+        backend.webhooks,
+        backend.ledger,
+        backend.log,
+        signer,
+        settings.webhooks,
+        user_agent=f"pipeserve/{__version__}",
+    )
 
 
 async def _obey(signals: CancelSignals, inline: InlineRuns) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,7 @@ from pipeserve.settings import (
     RuntimeSettings,
     ServiceSettings,
     StoreSettings,
+    WebhookSettings,
     WorkerSettings,
 )
 
@@ -29,6 +31,7 @@ class ApiSettings:
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings.from_environment)
     log: LogSettings = field(default_factory=LogSettings.from_environment)
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings.from_environment)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings.from_environment)
     drain_seconds: float = field(default_factory=lambda: WorkerSettings.from_environment().drain_seconds)
     """Seconds that running synchronous calls have to end after SIGTERM."""
 
@@ -39,12 +42,22 @@ class ApiSettings:
 
     def masked(self) -> dict[str, Any]:
         """Every setting by the name of its variable, without secrets."""
-        models: list[BaseModel] = [self.service, self.runtime, self.store, self.deployment, self.log, self.artifacts]
+        models: list[BaseModel] = [
+            self.service,
+            self.runtime,
+            self.store,
+            self.deployment,
+            self.log,
+            self.artifacts,
+            self.webhooks,
+        ]
         shown: dict[str, Any] = {}
         for model in models:
             shown |= model.model_dump(mode="json", by_alias=True)
         if self.service.auth_key is not None:
             shown["ZENML_SERVING_AUTH_KEY"] = MASK
+        if self.webhooks.secret is not None:
+            shown["PIPESERVE_WEBHOOK_SECRET"] = MASK
         if self.store.redis_url is not None:
             shown["PIPESERVE_REDIS_URL"] = masked_url(self.store.redis_url)
         if self.artifacts.url is not None:
@@ -54,10 +67,12 @@ class ApiSettings:
 
 
 MASK = "**********"
+_QUERY_PASSWORD = re.compile(r"(?<=password=)[^&#]*")
 
 
 def masked_url(url: str) -> str:
-    """``url`` with its user's name and password hidden."""
+    """``url`` with its user's name and password hidden, and the passwords in its query."""
+    url = _QUERY_PASSWORD.sub(MASK, url)
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url

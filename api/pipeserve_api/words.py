@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeserve.jobs import CacheReceipt, StepReport
+from pipeserve.jobs import CacheReceipt, Eta, StepReport, WebhookReport
+from pipeserve.runtime.ports import PRIORITY_SECONDS
 
 _LISTED = 5  # names in one sentence
 _WHOLE = ("code", "key")  # parts of a cache key that are no arguments; of an argument so named the same words are true
@@ -83,6 +84,43 @@ def _subjects(changed: Sequence[str]) -> str:
     return listed(subjects)
 
 
+# ---- waiting and webhooks
+
+
+def place_words(position: int | None, tenant: str | None) -> str:
+    """Where in the queue a job is, and by whose turn it goes."""
+    turn = "" if tenant is None else f"; the jobs of tenant {tenant} take turns with those of others"
+    if not position:
+        return f"it is the next{turn}"
+    return f"{many(position, 'job')} {'is' if position == 1 else 'are'} before it{turn}"
+
+
+def priority_words(priority: int) -> str:
+    """What a priority that is not 0 is worth."""
+    worth = age_words(abs(priority) * PRIORITY_SECONDS)
+    effect = f"puts it where {worth} more of waiting would" if priority > 0 else f"has others pass it for {worth}"
+    return f"Its priority of {priority} {effect}."
+
+
+def eta_words(eta: Eta) -> str:
+    """When it will have ended."""
+    soon, late = age_words(eta.p50), age_words(eta.p90)
+    return f"It will have ended in {soon} as likely as not, and in {late} nine times in ten."
+
+
+def webhook_words(webhook: WebhookReport) -> str:
+    """What was sent last, and what is to come."""
+    last = webhook.deliveries[-1] if webhook.deliveries else None
+    after = {"failed": "; no more tries are made", "disabled": "; nothing more is sent"}.get(webhook.status, "")
+    if last is None:
+        return f"nothing was sent{after or (' yet' if webhook.status == 'active' else '')}"
+    answered = "" if last.status_code is None else f", the answer was {last.status_code}"
+    if last.error is None:
+        return f"{last.event_type} was delivered{answered}{after}"
+    why = answered or f", {lower_first(last.error.rstrip('.'))}"
+    return f"{last.event_type} was not delivered, {many(last.attempt, 'try', 'tries')}{why}{after}"
+
+
 # ---- figures
 
 
@@ -103,9 +141,9 @@ def number(count: int) -> str:
     return {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}.get(count, str(count))
 
 
-def many(count: int, noun: str) -> str:
-    """``3 jobs``."""
-    return f"{count} {noun}{plural(count)}"
+def many(count: int, noun: str, several: str | None = None) -> str:
+    """``3 jobs``; ``several``: its plural, if that takes more than an s."""
+    return f"{count} {several if several is not None and count != 1 else noun + plural(count)}"
 
 
 def plural(count: int) -> str:

@@ -21,16 +21,23 @@ class AwayStore:
         self.operations: Any = self
         self.attachments: Any = self
         self.cache: Any = self
+        self.webhooks: Any = self
         self._faults = faults
 
     async def _away(self, *_: object, **__: object) -> Any:
         raise StoreUnavailableError("The job store at redis://nowhere can't be reached.")
 
-    submit = open = record = get = find = cancel = claim = append = finish = release = read = figures = _away
-    add = list = set = tell_cache = _away
+    submit = submit_many = input_of = open = record = get = find = _away
+    cancel = claim = append = finish = release = reconcile = read = figures = _away
+    add = list = set = tell_cache = condition = due = settle = _away
 
     @asynccontextmanager
     async def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[Any]:
+        await self._away()
+        yield
+
+    @asynccontextmanager
+    async def news(self) -> AsyncIterator[Any]:
         await self._away()
         yield
 
@@ -59,10 +66,10 @@ class HangingLedger:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def open(self, *arguments: Any) -> None:
+    async def open(self, *arguments: Any) -> Any:
         self.asked.set()
         await self.thawed.wait()
-        await self._ledger.open(*arguments)
+        return await self._ledger.open(*arguments)
 
 
 class HangingStore:
@@ -76,3 +83,4 @@ class HangingStore:
         self.operations: Any = store.operations
         self.attachments: Any = store.attachments
         self.cache: Any = store.cache
+        self.webhooks: Any = store.webhooks

@@ -21,6 +21,7 @@ from pipeserve.settings import (
     RuntimeSettings,
     ServiceSettings,
     StoreSettings,
+    WebhookSettings,
 )
 from pipeserve_api.app import create_app
 from pipeserve_api.drain import Drain
@@ -56,7 +57,10 @@ class Served:
 
 
 def api_settings(
-    service: dict[str, Any] | None = None, runtime: dict[str, Any] | None = None, artifacts: str = ARTIFACTS
+    service: dict[str, Any] | None = None,
+    runtime: dict[str, Any] | None = None,
+    artifacts: str = ARTIFACTS,
+    webhooks: dict[str, Any] | None = None,
 ) -> ApiSettings:
     return ApiSettings(
         service=ServiceSettings.from_environment(**{"port": 0, **(service or {})}),
@@ -65,6 +69,7 @@ def api_settings(
         deployment=DeploymentSettings.from_environment(),
         log=LogSettings.from_environment(),
         artifacts=ArtifactSettings.from_environment(url=artifacts),
+        webhooks=WebhookSettings.from_environment(**(webhooks or {})),
         drain_seconds=5,
     )
 
@@ -77,9 +82,10 @@ async def serving(
     service: dict[str, Any] | None = None,
     runtime: dict[str, Any] | None = None,
     artifacts: str = ARTIFACTS,
+    webhooks: dict[str, Any] | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve ``pipeline`` until the block ends. ``service`` and ``runtime``: settings by field name."""
-    settings = api_settings(service, runtime, artifacts)
+    """Serve ``pipeline`` until the block ends. ``service``, ``runtime``, ``webhooks``: settings by field name."""
+    settings = api_settings(service, runtime, artifacts, webhooks)
     deployment = snapshot(pipeline, "tests:pipeline")
     store: Any = MemoryStore() if backend is None else backend
     drain = Drain()

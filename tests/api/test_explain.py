@@ -6,14 +6,16 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from tests.api.harness import serving, wait_until
 from tests.api.pipelines import gated, quiet, rest, secretive
 from tests.api.worker import working
 
 from pipeserve import Batch, Cache, Capture, Retry, Secret, pipeline, step
-from pipeserve.errors import Problem
-from pipeserve.jobs import CacheReceipt, Job, JobStatus, Links, StepReport
+from pipeserve.errors import Problem, StaleAttemptError
+from pipeserve.jobs import CacheReceipt, Eta, Job, JobStatus, Links, StepReport
+from pipeserve.runtime.ports import RunView
 from pipeserve.runtime.recording.run_view import STEPS_SHOWN
 from pipeserve_api.explain import explain
 from pipeserve_api.models import Explanation
@@ -77,7 +79,8 @@ def call(name: str, start: float, duration: float | None, status: str = "complet
 
 
 def explained(found: Job, *, ends: list[str] | None = None, served: Any = diamond, now: float = 6) -> Explanation:
-    return Explanation(**explain(found, served.definition, now=at(now), ends=[] if ends is None else ends))
+    members = explain(found, served.definition, now=at(now), ends=[] if ends is None else ends)
+    return Explanation(**orjson.loads(orjson.dumps(members, option=orjson.OPT_UTC_Z)))
 
 
 def problem(code: str, detail: str) -> Problem:
@@ -129,6 +132,52 @@ def test_a_job_that_waits_says_how_many_are_before_it(position: int, sentence: s
     found = explained(job(attempt=0, queue_position=position, **waiting))
     assert found.summary == [sentence]
     assert (found.timing.queued, found.timing.running, found.steps) == (6.0, None, [])
+
+
+WAITING = {"status": JobStatus.PENDING, "attempt": 0, "started_at": None, "completed_at": None, "execution_time": None}
+
+
+def test_a_scheduled_job_waits_for_its_time():
+    found = explained(job(run_at=at(66), **WAITING))
+    assert found.summary == ["It is not to start for another 60.000 s."]
+    assert (found.timing.scheduled, found.timing.queued) == (6.0, 0.0)
+    assert found.waiting is not None
+    assert (found.waiting.queue_position, found.waiting.run_at) == (None, "2026-01-31T12:01:06Z")
+
+
+def test_the_time_before_it_was_due_is_not_waiting():
+    found = explained(job(run_at=at(4), queue_position=0, **WAITING))
+    assert found.summary[0] == "It has waited 2.000 s for a worker, and it is the next."
+    assert (found.timing.total, found.timing.scheduled, found.timing.queued) == (6.0, 4.0, 2.0)
+    ran = explained(job(run_at=at(0.01)))
+    assert ran.summary == ["It waited 0.002 s in the queue, then ran for 1.240 s."]
+
+
+def test_a_job_that_waits_says_on_what_terms():
+    terms = {"labels": {"tenant": "acme"}, "priority": 5, "expires_at": at(36), "eta": Eta(p50=12.3, p90=31)}
+    found = explained(job(queue_position=3, **terms, **WAITING))
+    assert found.summary == [
+        "It has waited 6.000 s for a worker, and 3 jobs are before it; "
+        "the jobs of tenant acme take turns with those of others.",
+        "Its priority of 5 puts it where 300 s more of waiting would.",
+        "It expires if it has not begun in 30.000 s.",
+        "It will have ended in 12 s as likely as not, and in 31 s nine times in ten.",
+    ]
+    assert found.waiting is not None
+    assert (found.waiting.tenant, found.waiting.priority, found.waiting.queue_position) == ("acme", 5, 3)
+    assert found.waiting.expires_at == "2026-01-31T12:00:36Z"
+    assert found.eta == Eta(p50=12.3, p90=31)
+
+
+def test_a_low_priority_is_told_as_what_it_costs():
+    summary = explained(job(queue_position=0, priority=-1, **WAITING)).summary
+    assert "Its priority of -1 has others pass it for 60 s." in summary
+
+
+def test_a_job_that_does_not_wait_tells_nothing_of_waiting():
+    found = explained(job(priority=5, expires_at=at(90)))
+    assert (found.waiting, found.eta, found.retried_from, found.webhook) == (None, None, None, None)
+    assert found.summary == ["It waited 0.012 s in the queue, then ran for 1.240 s."]
 
 
 def test_a_running_job_says_what_runs_and_what_is_to_come():
@@ -196,6 +245,64 @@ def test_the_loss_of_the_last_attempt_is_not_counted_as_an_earlier_one():
     found = explained(job(attempt=2, **ended), ends=["worker_died", "worker_died"])
     assert "an earlier attempt was lost" in found.summary[0]
     assert found.summary[1] == "It failed: The process that ran the job died, and no attempt is left."
+
+
+@pytest.mark.parametrize(
+    ("writes", "sentence"),
+    [
+        (1, "1 late write of an attempt that had lost the job was refused."),
+        (2, "2 late writes of an attempt that had lost the job were refused."),
+    ],
+)
+def test_writes_that_were_refused_are_told(writes: int, sentence: str):
+    found = explained(job(attempt=2, fenced_writes=writes, completed_at=at(5)), ends=["lease_expired"])
+    assert sentence in found.summary
+    assert found.attempts.fenced_writes == writes
+
+
+def test_a_retry_names_the_job_that_it_retries():
+    found = explained(job(retried_from="0198"))
+    assert "It has the input of job 0198, to try that again." in found.summary
+    assert found.retried_from == "0198"
+
+
+# ---- its webhook
+
+
+@pytest.mark.parametrize(
+    ("status", "last", "words"),
+    [
+        ("active", None, "nothing was sent yet"),
+        ("done", None, "nothing was sent"),
+        ("active", {"status_code": 204}, "pipeline_completed was delivered, the answer was 204"),
+        (
+            "active",
+            {"error": "Timed out.", "attempt": 3},
+            "pipeline_completed was not delivered, 3 tries, timed out",
+        ),
+        (
+            "failed",
+            {"error": "HTTP 500", "status_code": 500, "attempt": 1},
+            "pipeline_completed was not delivered, 1 try, the answer was 500; no more tries are made",
+        ),
+        (
+            "disabled",
+            {"error": "HTTP 410", "status_code": 410},
+            "pipeline_completed was not delivered, 1 try, the answer was 410; nothing more is sent",
+        ),
+    ],
+)
+def test_a_webhook_says_what_became_of_it(status: str, last: dict[str, Any] | None, words: str):
+    deliveries = (
+        [] if last is None else [{"seq": 4, "event_type": "pipeline_completed", "attempt": 1, "at": BEGAN} | last]
+    )
+    webhook = {"url": "https://example.org/s3cret", "events": ["pipeline_completed"], "status": status}
+    found = explained(job(webhook=webhook | {"deliveries": deliveries}))
+    assert f"Webhook: {words}." in found.summary
+    assert found.webhook is not None
+    assert (found.webhook.status, found.webhook.words) == (status, words)
+    assert (found.webhook.last is None) == (last is None)
+    assert "s3cret" not in found.model_dump_json()
 
 
 # ---- what its policies did
@@ -402,6 +509,37 @@ async def test_an_attempt_that_was_lost_is_told_from_the_log():
         await service.store.ledger.release("a-worker-that-stops", lost=False)
         found = await explanation(service, job_id)
         assert (found.attempts.earlier, found.attempts.lost, found.attempts.handed_back) == (2, 1, 1)
+
+
+async def test_a_job_that_waits_says_why_over_http():
+    held, _ = gated()
+    async with serving(held) as service:
+        terms = {"labels": {"tenant": "acme"}, "priority": 5, "expires_in": 3600}
+        first = await service.submit({"text": "a"}, **terms)
+        later = await service.submit({"text": "b"}, run_at=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+        found = await explanation(service, first)
+        assert found.waiting is not None
+        assert (found.waiting.tenant, found.waiting.priority) == ("acme", 5)
+        assert found.waiting.expires_at is not None
+        assert any(sentence.startswith("It expires if it has not begun in ") for sentence in found.summary)
+        found = await explanation(service, later)
+        assert found.summary[0].startswith("It is not to start for another ")
+
+
+async def test_a_write_that_came_too_late_is_told_and_counted():
+    held, _ = gated()
+    async with serving(held) as service:
+        job_id = await service.submit({"text": "a"})
+        [claim] = await service.store.ledger.claim("a-worker-that-sleeps", 1)
+        await service.store.ledger.release("a-worker-that-sleeps", lost=True)
+        with pytest.raises(StaleAttemptError):
+            await service.store.ledger.append(job_id, claim.attempt, [], RunView())
+        found = await explanation(service, job_id)
+        assert found.attempts.fenced_writes == 1
+        assert "1 late write of an attempt that had lost the job was refused." in found.summary
+        assert (await service.http.get("/metrics")).json()["fenced_writes"] == 1
+        text = (await service.http.get("/metrics?format=prometheus")).text
+        assert 'pipeserve_fenced_writes_total{pipeline="held"} 1.0' in text
 
 
 async def test_without_metadata_the_route_says_what_there_is():

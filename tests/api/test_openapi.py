@@ -82,6 +82,8 @@ async def test_every_route_is_described_with_its_problems(document: dict[str, An
     routes = {"/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/result", "/jobs/{job_id}/events"}
     routes |= {
         "/invoke",
+        "/invoke/batch",
+        "/jobs/{job_id}/retry",
         "/jobs/{job_id}/artifacts/{name}",
         "/jobs/{job_id}/explain",
         "/jobs/{job_id}/logs",
@@ -94,6 +96,7 @@ async def test_every_route_is_described_with_its_problems(document: dict[str, An
         "/info",
         "/metrics",
         "/status",
+        "/status/drill",
     }
     assert set(document["paths"]) == routes
     for path in document["paths"].values():
@@ -144,3 +147,32 @@ async def test_the_docs_page_shows_the_document():
         answer = await service.http.get("/docs")
         assert answer.status_code == 200
         assert "/openapi.json" in answer.text
+
+
+async def test_what_a_body_may_say_of_its_job_is_described(document: dict[str, Any]):
+    schemas = document["components"]["schemas"]
+    terms = {"run_name", "timeout", "labels", "webhook", "priority", "run_at", "expires_in"}
+    assert set(schemas["Invocation"]["properties"]) == terms | {"parameters", "taps"}
+    assert set(schemas["BatchItem"]["properties"]) == terms | {"parameters"}
+    assert schemas["BatchItem"]["properties"]["parameters"] == {"$ref": "#/components/schemas/Parameters"}
+    assert set(schemas["WebhookTerms"]["properties"]) == {"url", "events"}
+    moment = next(kind for kind in schemas["Invocation"]["properties"]["run_at"]["anyOf"] if kind["type"] == "string")
+    assert moment["format"] == "date-time"
+
+
+async def test_every_way_to_submit_has_its_body_and_its_key(document: dict[str, Any]):
+    paths = document["paths"]
+    put, batch, again = (
+        paths["/jobs/{job_id}"]["put"],
+        paths["/invoke/batch"]["post"],
+        paths["/jobs/{job_id}/retry"]["post"],
+    )
+    for operation, name in ((paths["/invoke"]["post"], "Invocation"), (put, "Invocation"), (batch, "Batch")):
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{name}"}
+    assert "requestBody" not in again
+    for operation in (paths["/invoke"]["post"], put, batch, again):
+        assert "Idempotency-Replayed" in operation["responses"]["202"]["headers"]
+    for operation in (paths["/invoke"]["post"], batch, again):
+        assert "Idempotency-Key" in {parameter["name"] for parameter in operation["parameters"]}
+    assert set(again["responses"]) >= {"202", "404", "409", "429"}

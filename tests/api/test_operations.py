@@ -159,6 +159,36 @@ async def test_metrics_count_the_whole_service():
         assert set(body["latency"]["sync"]) == {"p50", "p95", "p99"}
 
 
+async def test_metrics_tell_how_long_runs_and_each_step_take(served: Served):
+    body = (await served.http.get("/metrics")).json()
+    assert body["durations"] == {"run": {"p50": None, "p95": None, "p99": None}, "steps": {}}
+    assert (body["fenced_writes"], body["drain_rate"]) == (0, None)
+    await served.invoke({"text": "a"})
+
+    async def counted() -> bool:
+        return (await served.http.get("/metrics")).json()["successful_executions"] == 1
+
+    await wait_until(counted, "the run is counted")
+    body = (await served.http.get("/metrics")).json()
+    assert body["durations"]["run"]["p50"] > 0
+    assert set(body["durations"]["steps"]) == {"upper", "length"}
+    assert set(body["latency"]) == {"sync", "async", "pickup", "step"}
+    families = {
+        family.name: family for family in parse_text((await served.http.get("/metrics?format=prometheus")).text)
+    }
+    labels = [sample.labels for sample in families["pipeserve_step_duration_seconds"].samples]
+    assert {(found["step"], found["quantile"]) for found in labels} >= {("upper", "0.50"), ("length", "0.99")}
+    assert len(families["pipeserve_run_duration_seconds"].samples) == 3
+
+
+async def test_metrics_tell_how_fast_workers_take_jobs():
+    async with serving(shout) as service:
+        for _ in range(3):
+            await service.submit({"text": "a"})
+        await service.store.ledger.claim("a-worker", 3)
+        assert (await service.http.get("/metrics")).json()["drain_rate"] > 0
+
+
 async def test_memory_only_runs_are_counted_here():
     async with serving(secretive) as service:
         await service.invoke({"text": "a"})
@@ -195,6 +225,27 @@ async def test_metrics_are_json_unless_asked_otherwise(served: Served):
         assert answer.headers["content-type"] == "application/json"
     assert (await served.http.get("/metrics?format=json", headers={"Accept": "text/plain"})).json()
     assert (await served.http.get("/metrics?format=xml")).status_code == 422
+
+
+async def test_status_shows_the_last_drill(served: Served):
+    assert (await served.http.get("/status")).json()["last_drill"] is None
+    spread = {"count": 200, "p50": 0.02, "p95": 0.4, "max": None}
+    report = {"finished_at": "2026-01-31T12:00:00Z", "seconds": 600.0, "jobs": 9000, "kills": {"worker": 200}}
+    report |= {"lost": 0, "doubled": 0, "violations": 0, "statuses": {"completed": 9000}, "seed": 7}
+    report |= {"recovery": spread, "cancel": spread, "versions": {"python": "3.14"}, "machine": {}}
+    assert (await served.http.put("/status/drill", json=report)).status_code == 204
+    assert (await served.http.get("/status")).json()["last_drill"] == report
+
+
+@pytest.mark.parametrize("wrong", [{"lost": -1}, {"lost": None}, {"note": "x"}, {"kills": {"w" * 51: 1}}])
+async def test_a_drills_report_that_is_none_is_refused(served: Served, wrong: dict[str, object]):
+    spread = {"count": 0}
+    report = {"finished_at": "2026-01-31T12:00:00Z", "seconds": 1, "jobs": 0, "kills": {}, "lost": 0, "doubled": 0}
+    report |= {"violations": 0, "recovery": spread, "cancel": spread}
+    answer = await served.http.put("/status/drill", json=report | wrong)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "invalid_parameters"
+    assert (await served.http.get("/status")).json()["last_drill"] is None
 
 
 async def test_status_shows_the_configuration_without_its_secrets(monkeypatch: pytest.MonkeyPatch):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import orjson
 from tests.api.harness import Served
 
 from pipeserve.runtime.cache import receipts
+from pipeserve.runtime.executor import Run
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recording.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest
@@ -35,31 +36,35 @@ async def working(served: Served) -> AsyncIterator[None]:
 
 async def _work(served: Served, runtime: RealtimeRuntime) -> None:
     ledger, definition = served.store.ledger, served.services.definition
+    runs: dict[str, Run] = {}
     async with served.store.signals.listen() as cancelled:
-        while True:
-            for claim in await ledger.claim("test-worker", 1):
-                bound = definition.parameters.validate(orjson.loads(claim.parameters))
-                request = RunRequest(
-                    claim.job_id,
-                    claim.attempt,
-                    bound,
-                    claim.run_name,
-                    claim.timeout,
-                    cache_read=claim.cache == "use",
-                    cache_write=claim.cache != "no-store",
-                )
-                attachments = served.store.attachments
-                recorder = LiveRecorder(ledger, claim.job_id, claim.attempt, definition, attachments=attachments)
-                async with recorder:
-                    run = runtime.start(request, recorder)
-                    stopper = asyncio.create_task(_stop(cancelled, run))
-                    result = await run.wait()
-                    stopper.cancel()
-                    await recorder.finish(result, counters=receipts.counters(result.steps))
-            await asyncio.sleep(0.005)
+        obeying = asyncio.create_task(_obey(cancelled, runs))
+        try:
+            while True:
+                for claim in await ledger.claim("test-worker", 1):
+                    bound = definition.parameters.validate(orjson.loads(claim.parameters))
+                    request = RunRequest(
+                        claim.job_id,
+                        claim.attempt,
+                        bound,
+                        claim.run_name,
+                        claim.timeout,
+                        cache_read=claim.cache == "use",
+                        cache_write=claim.cache != "no-store",
+                    )
+                    attachments = served.store.attachments
+                    recorder = LiveRecorder(ledger, claim.job_id, claim.attempt, definition, attachments=attachments)
+                    async with recorder:
+                        runs[claim.job_id] = run = runtime.start(request, recorder)
+                        result = await run.wait()
+                        await recorder.finish(result, counters=receipts.counters(result.steps))
+                await asyncio.sleep(0.005)
+        finally:
+            obeying.cancel()
+            await asyncio.wait([obeying])
 
 
-async def _stop(cancelled: AsyncIterator[str], run) -> None:
+async def _obey(cancelled: AsyncIterator[str], runs: Mapping[str, Run]) -> None:
     async for job_id in cancelled:
-        if job_id == run.job_id:
-            run.cancel("asked to")
+        if job_id in runs:
+            runs[job_id].cancel("asked to")

@@ -31,10 +31,10 @@ _PAGE = 1000  # entries of a log
 )
 async def explain_job(job_id: str, services: ServicesDep) -> Response:
     """In sentences and in figures, for a job in any state. Durations are in seconds."""
-    job = await services.jobs.get(job_id)
+    job = await services.forecast.of(await services.jobs.get(job_id))
     ends = await _ends_of_attempts(job, services) if earlier_attempts(job) else []
     body = explain(job, services.definition, now=datetime.now(UTC), ends=ends)
-    return Response(orjson.dumps(body), media_type="application/json")
+    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
 async def _ends_of_attempts(job: Job, services: Services) -> list[str] | None:

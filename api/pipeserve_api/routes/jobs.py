@@ -33,6 +33,7 @@ async def list_jobs(
     request: Request,
     services: ServicesDep,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    code: Annotated[str | None, Query(max_length=100, description="Only jobs that ended with this error.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
 ) -> Response:
@@ -40,7 +41,7 @@ async def list_jobs(
     labels = {
         name.removeprefix("label."): value for name, value in request.query_params.items() if name.startswith("label.")
     }
-    page = await services.ledger.find(JobQuery(status=status, labels=labels, limit=limit, cursor=cursor))
+    page = await services.ledger.find(JobQuery(status=status, code=code, labels=labels, limit=limit, cursor=cursor))
     return Response(page.model_dump_json(), media_type=JSON)
 
 
@@ -53,6 +54,7 @@ async def get_job(request: Request, job_id: str, services: ServicesDep, wait: Wa
         await attend(log.ended(after=job.last_seq), seconds=wait, receive=request.receive, drain=services.drain)
         # A memory-only run is gone once it has ended; its caller has the result.
         job = await services.jobs.get(job_id)
+    job = await services.forecast.of(job)
     headers = None if job.status.terminal else answers.RETRY_AFTER
     return Response(job.model_dump_json(), headers=headers, media_type=JSON)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from pipeserve.errors import DrainingError, ProblemError, StoreUnavailableError
 from pipeserve.events import rfc3339
 from pipeserve_api import metrics
 from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.drill import DrillReport
 from pipeserve_api.models import Health
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import error_response
@@ -136,10 +138,17 @@ async def get_metrics(
 
 @router.get("/status", summary="How the service is set up")
 async def status(services: ServicesDep) -> Response:
-    """The configuration with its secrets masked, and the processes that run jobs."""
+    """The configuration with its secrets masked, the processes that run jobs, and the last drill's report.
+
+    ``store`` has ``warnings``, in sentences, and ``emptied_at``: when it was noticed that all jobs had gone from it.
+    """
     workers: list[dict[str, Any]] = []
+    drill: Mapping[str, object] | None = None
+    store = dict(services.operations.describe())
     try:
         workers = [asdict(worker) for worker in (await services.operations.figures()).workers]
+        drill = await services.operations.last_drill()
+        store |= await services.operations.condition()
         state = "draining" if services.drain.begun else "running"
     except StoreUnavailableError:
         state = "store_unavailable"
@@ -151,9 +160,22 @@ async def status(services: ServicesDep) -> Response:
         "started_at": rfc3339(services.started_at),
         "configuration": services.settings.masked(),
         "workers": workers,
-        "store": dict(services.operations.describe()),
+        "store": store,
+        "last_drill": drill,
     }
     return Response(orjson.dumps(body), media_type=JSON)
+
+
+@router.put(
+    "/status/drill",
+    status_code=204,
+    responses=problems(422, 503),
+    summary="Tell the figures of a drill",
+)
+async def put_drill(report: DrillReport, services: ServicesDep) -> Response:
+    """``GET /status`` shows them as ``last_drill``, in place of those before."""
+    await services.operations.tell_drill(report.model_dump_json().encode())
+    return Response(status_code=204)
 
 
 @router.get("/", include_in_schema=False)

@@ -42,7 +42,9 @@ async def stream_job(
     if position is not None and job.status.terminal and position >= job.last_seq:
         return Response(status_code=204)
     log = services.jobs.log_of(job_id)
-    opening = RETRY if position is not None else RETRY + snapshot_frame(job.model_dump_json().encode())
+    opening = RETRY
+    if position is None:
+        opening += snapshot_frame((await services.forecast.of(job)).model_dump_json().encode())
     return EventStream(lambda: log.follow(after=position or 0), drain=services.drain, opening=opening, types=wanted)
 
 

@@ -1,0 +1,307 @@
+"""One valid call, from its request to its answer.
+
+A call is *inline* (runs in this process), or *queued* (a worker runs it) when the caller asks for that or the service
+is set so. Either way it is a job: a synchronous caller who can't wait longer gets a 202 for the same job. A call with
+an idempotency key may find that its job is there already; then it is answered with that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive
+
+from pipeserve.errors import DrainingError, StoreUnavailableError
+from pipeserve.jobs import JobStatus, new_job_id
+from pipeserve.runtime.inline import RunOptions
+from pipeserve.runtime.inline_run import InlineRun
+from pipeserve.runtime.ports import IdempotencyKey
+from pipeserve.runtime.run import RunResult
+from pipeserve_api import answers
+from pipeserve_api.attend import Interruption, LeaveWatch, attend, cancel_all
+from pipeserve_api.cache_status import cache_headers, calls_of_job, calls_of_run
+from pipeserve_api.idempotency import REPLAYED
+from pipeserve_api.lookup import JobLog, LocalLog, StoredLog
+from pipeserve_api.preferences import CallPreferences
+from pipeserve_api.problems import error_response, problem_of_run, problem_response
+from pipeserve_api.schemas import Invocation
+from pipeserve_api.services import Services
+from pipeserve_api.sse import EventStream
+from pipeserve_api.submission import new_job, refuse_taps, refuse_terms_of_queued_jobs, run_name_of, webhook_of
+from pipeserve_api.whole_outputs import with_whole_outputs
+
+CALLER_LEFT = "the caller disconnected"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One valid request. :meth:`answer` returns None when nobody is left to be answered."""
+
+    services: Services
+    invocation: Invocation
+    preferences: CallPreferences
+    receive: Receive
+    instance: str
+    """The request's path."""
+    caller: str = ""
+    idempotency: IdempotencyKey | None = None
+    job_id: str | None = None
+    """The id that the caller chose for the job, which a worker then runs."""
+
+    async def answer(self) -> Response | None:
+        """Run the call, or see that it is run, and answer it as it asks. Raises ProblemError before anything runs."""
+        asked_async = self.preferences.queued or self.job_id is not None
+        if not asked_async:
+            refuse_terms_of_queued_jobs(self.invocation)
+        if asked_async or self.services.settings.service.sync_execution == "queued":
+            refuse_taps(self.invocation)
+            return await self._queued(asked_async=asked_async)
+        return await self._inline()
+
+    # --- in this process
+
+    async def _inline(self) -> Response | None:
+        services, invocation = self.services, self.invocation
+        services.runtime.check_taps(invocation.taps)
+        options = RunOptions(
+            run_name=run_name_of(services, invocation),
+            timeout=invocation.timeout,
+            labels=invocation.labels,
+            taps=invocation.taps,
+            cache=self.preferences.cache,
+            priority=invocation.priority,
+        )
+        webhook, raw = webhook_of(services, invocation), invocation.raw_parameters
+        if self.idempotency is None and webhook is None:
+            follow = self.preferences.events
+            run = services.inline.start(invocation.parameters, raw_parameters=raw, follow=follow, **options)
+        else:
+            admission, run = await services.inline.open(
+                invocation.parameters, raw_parameters=raw, idempotency=self.idempotency, webhook=webhook, **options
+            )
+            if admission.replayed or run is None:
+                return await self._replayed(admission.job_id, run)
+        self._log_call(run.job_id)
+        if self.preferences.events:
+            on_leave = None if self._outlives_its_caller else partial(self._left_stream, run)
+            return self._stream(LocalLog(run.log), run.job_id, self._headers, on_leave)
+        return await self._result_of(run)
+
+    async def _result_of(self, run: InlineRun) -> Response | None:
+        watch = LeaveWatch(self.receive, partial(self._leave, run))
+        try:
+            result = await self._result_within(run, self._wait)
+            if result is None and (response := await self._keep(run)) is not None:
+                return response
+            # Either it ended just now, or the store is away: then nothing can be promised, and the call goes on.
+            result = result or await run.wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not self.services.drain.begun:
+                raise
+            # The server closes its last connections, and a thread that heeds no checkpoint still holds the run.
+            task.uncancel()
+            error = DrainingError("The service is shutting down, and the run did not end in time; call again.")
+            return error_response(error, instance=self.instance, headers=self._headers, job_id=run.job_id)
+        finally:
+            left = await watch.end()
+        return None if left else self._run_answer(run, result, self._headers)
+
+    async def _result_within(self, run: InlineRun, seconds: float) -> RunResult | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await run.wait()
+        except TimeoutError:
+            return run.result
+
+    async def _keep(self, run: InlineRun) -> Response | None:
+        """The 202 of a run that goes on without its caller; None when it has ended or can't be kept."""
+        keeping = asyncio.ensure_future(run.keep())
+        ending = asyncio.ensure_future(run.wait())  # a store that hangs must not hold up the answer of a run that ended
+        try:
+            done, _ = await asyncio.wait([keeping, ending], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_all([keeping, ending])
+        if ending in done or run.result is not None:
+            return None
+        try:
+            keeping.result()
+        except StoreUnavailableError:
+            _log.warning("a long call goes on, the store is away", extra={"job_id": run.job_id})
+            return None
+        return self._accepted(run.job_id, status=JobStatus.RUNNING, queue_position=None, headers=self._headers)
+
+    def _leave(self, run: InlineRun) -> None:
+        if run.result is None and not self._outlives_its_caller:
+            self.services.inline.cancel(run.job_id, reason=CALLER_LEFT, by="caller")
+
+    async def _left_stream(self, run: InlineRun) -> None:
+        self._leave(run)
+
+    def _run_answer(self, run: InlineRun, result: RunResult, headers: dict[str, str]) -> Response:
+        cached_calls = calls_of_run(result.steps)
+        headers = headers | cache_headers(cached_calls) if cached_calls else headers
+        if result.status is not JobStatus.COMPLETED:
+            problem = problem_of_run(result.status, result.error, job_id=run.job_id, instance=self.instance)
+            return problem_response(problem, headers=headers)
+        services = self.services
+        body = answers.success(
+            job_id=run.job_id,
+            run_name=run.job.run_name,
+            outputs=orjson.Fragment(result.outputs_json or b"{}"),
+            taps=orjson.Fragment(result.taps_json or b"{}"),
+            execution_time=result.execution_time,
+            applied=result.applied,
+            steps=[answers.step_of_run(step) for step in result.steps] if services.definition.capture.metadata else [],
+            cached_calls=cached_calls,
+            deployment=services.deployment,
+            definition=services.definition,
+        )
+        return Response(body, headers=headers, media_type="application/json")
+
+    # --- on the workers
+
+    async def _queued(self, *, asked_async: bool) -> Response | None:
+        services, preferences = self.services, self.preferences
+        job = new_job(
+            services,
+            self.invocation,
+            job_id=self.job_id or new_job_id(),
+            caller=self.caller,
+            cache=preferences.cache,
+            idempotency=self.idempotency,
+        )
+        admission = await services.ledger.submit(job)
+        job_id = admission.job_id
+        if admission.replayed and not asked_async:
+            return await self._replayed(job_id, services.inline.find(job_id))
+        self._log_call(job_id, replayed=admission.replayed)
+        headers = self._headers | REPLAYED if admission.replayed else self._headers
+        stays = asked_async or self._outlives_its_caller
+        log = services.jobs.log_of(job_id) if admission.replayed else StoredLog(services.log, job_id)
+        if preferences.events:
+            return self._stream(log, job_id, headers, None if stays else partial(self._leave_queued, job_id))
+        wait = preferences.wait if asked_async else self._wait
+        if not wait:
+            status, position = JobStatus.PENDING, admission.queue_position
+            if admission.replayed:
+                known = await services.jobs.get(job_id)
+                status, position = known.status, known.queue_position
+            return self._accepted(job_id, status=status, queue_position=position, headers=headers)
+        on_leave = None if stays else partial(self._leave_queued, job_id)
+        return await self._end_of(job_id, log, wait, headers, whole=not asked_async, on_leave=on_leave)
+
+    async def _end_of(
+        self,
+        job_id: str,
+        log: JobLog,
+        wait: float,
+        headers: dict[str, str],
+        *,
+        whole: bool,
+        on_leave: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> Response | None:
+        """The answer of a job that this process does not run, once it has ended; its 202 after ``wait`` seconds.
+
+        ``whole``: with its large outputs in full.
+        """
+        services = self.services
+        ended = await attend(log.ended(after=0), seconds=wait, receive=self.receive, drain=services.drain)
+        if ended is Interruption.CALLER_LEFT:
+            if on_leave is not None:
+                await on_leave()
+            return None
+        job = await services.jobs.get(job_id)
+        if not job.status.terminal:
+            return self._accepted(job_id, status=job.status, queue_position=job.queue_position, headers=headers)
+        if whole:
+            job = await with_whole_outputs(job, services.artifacts, services.runtime.materializers)
+        cached_calls = calls_of_job(job)
+        headers = headers | cache_headers(cached_calls)
+        if job.status is not JobStatus.COMPLETED:
+            problem = problem_of_run(job.status, job.error, job_id=job_id, instance=self.instance)
+            return problem_response(problem, headers=headers)
+        body = answers.completed_job(
+            job,
+            applied=self.invocation.parameters.applied,
+            cached_calls=cached_calls,
+            deployment=services.deployment,
+            definition=services.definition,
+        )
+        return Response(body, headers=headers, media_type="application/json")
+
+    async def _leave_queued(self, job_id: str) -> None:
+        try:
+            await self.services.ledger.cancel(job_id, reason=CALLER_LEFT, by="caller")
+        except StoreUnavailableError:  # nobody is left to be told
+            _log.warning("a caller left, and its job could not be canceled", extra={"job_id": job_id})
+
+    # --- a job that was there already
+
+    async def _replayed(self, job_id: str, run: InlineRun | None) -> Response | None:
+        """The answer of a synchronous call whose job is there. ``run``: it is, or of late was, one of this process."""
+        self._log_call(job_id, replayed=True)
+        services, headers = self.services, self._headers | REPLAYED
+        log = services.jobs.log_of(job_id) if run is None else LocalLog(run.log)
+        if self.preferences.events:
+            return self._stream(log, job_id, headers, None)
+        if run is None:
+            return await self._end_of(job_id, log, self._wait, headers, whole=True)
+        ended = await attend(run.wait(), seconds=self._wait, receive=self.receive, drain=services.drain)
+        if ended is Interruption.CALLER_LEFT:
+            return None
+        if run.result is not None:
+            return self._run_answer(run, run.result, headers)
+        return self._accepted(job_id, status=JobStatus.RUNNING, queue_position=None, headers=headers)
+
+    # --- all
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return self.preferences.headers
+
+    @property
+    def _wait(self) -> float:
+        """Seconds after which a synchronous caller rather has a 202."""
+        wait = self.preferences.wait
+        return self.services.settings.service.sync_wait if wait is None else wait
+
+    @property
+    def _outlives_its_caller(self) -> bool:
+        """Whether the caller may leave: it will come back with the same key."""
+        return self.idempotency is not None
+
+    def _stream(
+        self,
+        log: JobLog,
+        job_id: str,
+        headers: dict[str, str],
+        on_leave: Callable[[], Coroutine[Any, Any, None]] | None,
+    ) -> Response:
+        return EventStream(
+            lambda: log.follow(after=0),
+            drain=self.services.drain,
+            on_leave=on_leave,
+            headers=headers | answers.location(job_id),
+        )
+
+    def _accepted(
+        self, job_id: str, *, status: JobStatus, queue_position: int | None, headers: dict[str, str]
+    ) -> Response:
+        body = answers.accepted(job_id, status=status, queue_position=queue_position)
+        return Response(body, 202, headers | answers.location(job_id) | answers.RETRY_AFTER, "application/json")
+
+    def _log_call(self, job_id: str, *, replayed: bool = False) -> None:
+        """Names only: values may be secret."""
+        names = ",".join(self.invocation.parameters.applied)
+        said = "invoked again with the same key" if replayed else "invoked"
+        _log.info(said, extra={"job_id": job_id, "parameters_applied": names})
