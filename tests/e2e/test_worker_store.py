@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from tests.worker.harness import eventually, lines, scene
 
@@ -77,6 +79,16 @@ async def test_a_job_that_fell_out_of_the_queue_is_found_again():
             [job] = await at.finished(job_id)
             assert job.status is JobStatus.COMPLETED
             assert "the ledger was set right" in workers.log
+
+
+async def test_a_stop_does_not_wait_for_a_store_that_is_away():
+    async with scene("quick") as at:
+        at.valkey.kill()
+        with at.workers() as workers:
+            await eventually(lambda: "waiting for the store" in workers.log, "it waits")
+            workers.signal(signal.SIGTERM)
+            assert await workers.ended() == 0
+        at.valkey.start()
 
 
 async def test_a_worker_that_starts_before_its_store_waits_for_it():

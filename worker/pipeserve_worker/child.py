@@ -25,7 +25,7 @@ from pipeserve.store import WakeUps, open_store
 from pipeserve.store.connection import owner_token
 from pipeserve.store.tasks import end_tasks
 from pipeserve_worker.cancels import listen_for_cancels
-from pipeserve_worker.drain import StopSignals, drain, leave, stop_signals
+from pipeserve_worker.drain import StopSignals, drain, given_up_when, leave, stop_signals
 from pipeserve_worker.heartbeat import Heartbeat
 from pipeserve_worker.identity import Identity
 from pipeserve_worker.loading import find_deployment, load_definition
@@ -82,7 +82,7 @@ async def _serve(options: Options, child: ChildOptions, report: Report, owner: s
         stack = AsyncExitStack()
         try:
             try:
-                async with _given_up_when(stop.asked) as opening:
+                async with given_up_when(stop.asked) as opening:
                     process = await _open(options, owner, log, stack)
             except CANNOT_SERVE:
                 raise
@@ -107,24 +107,6 @@ async def _serve(options: Options, child: ChildOptions, report: Report, owner: s
 async def _stop_without_parent(parent_pid: int, stop: StopSignals) -> None:
     await parent_gone(parent_pid)
     stop.asked.set()
-
-
-@asynccontextmanager
-async def _given_up_when(event: asyncio.Event) -> AsyncGenerator[asyncio.Timeout]:
-    """Abandons its body as soon as ``event`` is set; the scope then says ``expired()``."""
-    loop = asyncio.get_running_loop()
-    scope = asyncio.timeout(None)
-    try:
-        async with scope:
-            watch = asyncio.create_task(event.wait())
-            watch.add_done_callback(lambda task: None if task.cancelled() else scope.reschedule(loop.time()))
-            try:
-                yield scope
-            finally:
-                watch.cancel()
-    except TimeoutError:
-        if not scope.expired():  # the body's own
-            raise
 
 
 @dataclass(frozen=True, slots=True)

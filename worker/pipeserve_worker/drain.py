@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
 
 from pipeserve.errors import StoreUnavailableError
@@ -66,6 +66,24 @@ def stop_signals() -> Generator[StopSignals]:
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def given_up_when(event: asyncio.Event) -> AsyncGenerator[asyncio.Timeout]:
+    """Abandons its body as soon as ``event`` is set; the scope then says ``expired()``."""
+    loop = asyncio.get_running_loop()
+    scope = asyncio.timeout(None)
+    try:
+        async with scope:
+            watch = asyncio.create_task(event.wait())
+            watch.add_done_callback(lambda task: None if task.cancelled() else scope.reschedule(loop.time()))
+            try:
+                yield scope
+            finally:
+                watch.cancel()
+    except TimeoutError:
+        if not scope.expired():  # the body's own
+            raise
 
 
 async def drain(

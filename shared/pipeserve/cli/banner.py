@@ -59,7 +59,7 @@ def curl_lines(service: Service) -> list[tuple[str, str]]:
     """What each call does, and the line that makes it."""
     body = orjson.dumps({"parameters": sample_parameters(service.deployment.input_schema)}).decode()
     # The key stays in the environment: what a terminal shows is often copied on.
-    key = ' -H "Authorization: Bearer $ZENML_SERVING_AUTH_KEY"' if service.needs_key else ""
+    key = ' -H "Authorization: Bearer ${ZENML_SERVING_AUTH_KEY%%,*}"' if service.needs_key else ""
     data = f"{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     invoke = f"{service.url}/invoke"
     return [

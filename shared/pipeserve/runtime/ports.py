@@ -140,7 +140,7 @@ class Outcome:
     shown_outputs: bytes | None = None
     """What ``Job.outputs`` shows instead, where some outputs are masked there."""
     latencies: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
-    """Seconds observed, by kind: ``sync``, ``async``, ``pickup``, ``step``."""
+    """Seconds observed, by kind: ``sync``, ``async``, ``pickup``, ``step``, ``run``, ``step/<name>``."""
     counters: Mapping[str, float] = field(default_factory=dict[str, float])
     """What to add to the deployment's totals, by name: ``cache_hits``, ``cache_misses``, ``cache_saved_seconds`` …"""
     canceled_by: str | None = None
