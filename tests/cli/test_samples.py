@@ -104,7 +104,8 @@ def test_each_curl_line_survives_the_shell() -> None:
 
 def test_a_service_with_a_key_shows_where_it_goes_and_not_what_it_is() -> None:
     assert all(
-        '-H "Authorization: Bearer ${ZENML_SERVING_AUTH_KEY%%,*}"' in line for _, line in curl_lines(service(needs_key=True))
+        '-H "Authorization: Bearer ${ZENML_SERVING_AUTH_KEY%%,*}"' in line
+        for _, line in curl_lines(service(needs_key=True))
     )
 
 

@@ -32,6 +32,7 @@ from pipeserve.store import open_store
 PIPELINES = Path(__file__).with_name("pipelines.py")
 LEASE = 2.0
 """Seconds."""
+_LOOK_SECONDS = 0.5
 
 
 class Part:
@@ -42,6 +43,8 @@ class Part:
         self.environment = dict(environment)
         self.log_file = folder / f"{name}.log"
         self._arguments = tuple(arguments)
+        self.wanted = False
+        """Whether it should run: it was started, and neither killed nor told to stop since."""
         self._process: subprocess.Popen[bytes] | None = None
         self._family: list[psutil.Process] = []
 
@@ -64,6 +67,7 @@ class Part:
     def start(self) -> None:
         """Start it, or a successor of one that has ended."""
         assert not self.running, f"{self.name} runs already"
+        self.wanted = True
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self._arguments],
@@ -86,6 +90,8 @@ class Part:
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self._process is not None
+        if number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            self.wanted = False
         self._process.send_signal(number)
 
     def kill(self) -> None:
@@ -284,14 +290,26 @@ async def installation(
             children=children,
             urls=[f"http://127.0.0.1:{port}" for port in ports],
         )
+        keeping = asyncio.create_task(_keep(at.parts), name="keeper")
         try:
             for part in at.parts:
                 part.start()
             await at.ready()
             yield at
         finally:
+            keeping.cancel()
             for part in at.parts:
                 part.end_all()
+
+
+async def _keep(parts: Sequence[Part]) -> None:
+    """Start again what has ended by itself, as whatever runs such processes does: an API process that is started while
+    the store is away says so and ends."""
+    while True:
+        for part in parts:
+            if part.wanted and not part.running:
+                part.start()
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def now() -> float:

@@ -245,6 +245,32 @@ async def test_a_finish_settles_an_append_whose_reply_was_lost(proxied: tuple[Cu
     assert [entry.body for entry in entries if isinstance(entry, LogEntry)][1:-1] == bodies
 
 
+async def test_who_waits_for_a_connection_is_not_passed_by_those_who_come_later(store_url: str) -> None:
+    connection = Connection(store_url, connect(store_url, queue_name="q", pool_size=1))
+    calls = 0
+    waiting = asyncio.Event()
+
+    async def busy() -> None:
+        nonlocal calls
+        while True:
+            await connection.call("PING")
+            calls += 1
+            waiting.set()
+
+    tasks = [asyncio.create_task(busy()) for _ in range(3)]
+    await waiting.wait()
+    before = calls
+    for _ in range(20):
+        await connection.call("PING")
+    served = calls - before
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await connection.call("PING")  # those who were cancelled hold no connection
+    await connection.aclose()
+    assert served <= 20 * 3 + 3
+
+
 async def test_a_full_store_refuses_new_jobs_and_lets_running_ones_end(short_dir: Path) -> None:
     async with start_embedded(short_dir) as url, opened(url) as deployment:
         jobs = [new_job(max_attempts=1) for _ in range(4)]

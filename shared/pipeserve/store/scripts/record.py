@@ -95,7 +95,7 @@ async def open_run(scope: Scope, job: NewJob, owner: str) -> Admission:
     fields = packed([*record_fields(job, sync=True), *state])
     call = (job.job_id, label_index(job), fields, *idempotency(job))
     [reply] = await scope.run_many(_OPEN, [call], durable=True)
-    admission = read_admission(reply)
+    admission = read_admission(reply, job)
     if isinstance(admission, ProblemError):
         raise admission
     return admission

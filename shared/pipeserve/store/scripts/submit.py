@@ -160,7 +160,7 @@ async def submit(scope: Scope, jobs: Sequence[NewJob], max_queue_size: int) -> l
     """
     blob = job_blob(time.time_ns() // 1_000_000)
     replies = await scope.run_many(_SUBMIT, [_arguments(job, max_queue_size, blob) for job in jobs], durable=True)
-    return [read_admission(reply, max_queue_size) for reply in replies]
+    return [read_admission(reply, job, max_queue_size) for job, reply in zip(jobs, replies, strict=True)]
 
 
 def _arguments(job: NewJob, max_queue_size: int, blob: bytes) -> tuple[Any, ...]:
@@ -180,11 +180,13 @@ def _arguments(job: NewJob, max_queue_size: int, blob: bytes) -> tuple[Any, ...]
     )
 
 
-def read_admission(reply: Sequence[Any], max_queue_size: int = 0) -> Admission | ProblemError:
-    """What a script says became of a job."""
+def read_admission(reply: Sequence[Any], job: NewJob, max_queue_size: int = 0) -> Admission | ProblemError:
+    """What a script says became of ``job``."""
     match reply:
         case [b"mismatch", job_id]:
-            return IdempotencyMismatchError(job_id=job_id.decode())
+            chosen = job.idempotency is not None and job.idempotency.key is None
+            detail = "There is a job with this id already, from another request." if chosen else None
+            return IdempotencyMismatchError(detail, job_id=job_id.decode())
         case [b"full", seconds]:
             detail = f"The queue is full: {max_queue_size} jobs wait. Try again in {int(seconds)} s."
             return QueueFullError(detail, retry_after=float(seconds))
