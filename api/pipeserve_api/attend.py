@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve_api.drain import Drain
 
 LEAVE_WATCH_DELAY = 0.02
 """Seconds before a caller's connection is watched: most runs are over by then and never pay for it."""
-CANCEL_AGAIN = 1.0
-"""Seconds that a cancelled task has to tidy up before it is cancelled once more."""
 
 T = TypeVar("T")
 
@@ -47,7 +46,7 @@ async def attend(
     try:
         done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await cancel_all(waits)
+        await end_tasks(waits)
     if working in done:
         return working.result()
     if leaving in done:
@@ -77,21 +76,5 @@ class LeaveWatch:
         """Stop watching. Returns whether the caller has left."""
         self._timer.cancel()
         if self._task is not None:
-            await cancel_all([self._task])
+            await end_tasks([self._task])
         return self._left
-
-
-async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel those that still run, and wait until each has ended. What they raise stays with them.
-
-    Again and again: ``asyncio.timeout(0)``, with which redis-py looks at a fresh connection, takes a cancellation that
-    is on its way for its own and swallows it.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        ended, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
-        for task in ended:
-            if not task.cancelled():
-                task.exception()  # retrieved: nobody is left to be told

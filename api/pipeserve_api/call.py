@@ -24,8 +24,9 @@ from pipeserve.runtime.inline import RunOptions
 from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.ports import IdempotencyKey
 from pipeserve.runtime.run import RunResult
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve_api import answers
-from pipeserve_api.attend import Interruption, LeaveWatch, attend, cancel_all
+from pipeserve_api.attend import Interruption, LeaveWatch, attend
 from pipeserve_api.cache_status import cache_headers, calls_of_job, calls_of_run
 from pipeserve_api.idempotency import REPLAYED
 from pipeserve_api.lookup import JobLog, LocalLog, StoredLog
@@ -130,7 +131,7 @@ class Call:
         try:
             done, _ = await asyncio.wait([keeping, ending], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel_all([keeping, ending])
+            await end_tasks([keeping, ending])
         if ending in done or run.result is not None:
             return None
         try:

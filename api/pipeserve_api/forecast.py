@@ -7,7 +7,6 @@ that is away makes no job unreadable.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pipeserve.errors import StoreUnavailableError
 from pipeserve.jobs import Eta, Job, JobStatus
 from pipeserve.runtime.plan import Plan
 from pipeserve.runtime.ports import Operations, ServiceFigures
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.sdk.capture import Capture
 from pipeserve_api.eta import Call, Estimator, Graph, Measured, Running, Waiting
 
@@ -59,9 +59,7 @@ class Forecast:
 
     async def __aexit__(self, *_: object) -> None:
         if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            await end_tasks([self._reading])
 
     async def of(self, job: Job) -> Job:
         """``job`` with its ``eta``; as it is, if it does not live or nothing can be said."""

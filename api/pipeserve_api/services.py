@@ -32,6 +32,7 @@ from pipeserve.runtime.ports import (
     WebhookOutbox,
 )
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.runtime.upkeep import Upkeep
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactStore
@@ -41,7 +42,6 @@ from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.sdk.snapshot import check_code, unknown_deployment
 from pipeserve.sdk.target import load_target
 from pipeserve.webhooks import Signer
-from pipeserve_api.attend import cancel_all
 from pipeserve_api.drain import Drain
 from pipeserve_api.forecast import Forecast
 from pipeserve_api.lookup import JobLookup
@@ -196,7 +196,7 @@ async def _services(
         await stack.enter_async_context(inline)
         forecast = await stack.enter_async_context(Forecast(backend.operations, capture, runtime.plan))
         listening = asyncio.create_task(_obey(backend.signals, inline), name="cancel-signals")
-        stack.push_async_callback(cancel_all, [listening])
+        stack.push_async_callback(end_tasks, [listening])
         if settings.webhooks.secret is not None:
             await stack.enter_async_context(_webhooks(settings.webhooks.secret.get_secret_value(), settings, backend))
         await stack.enter_async_context(Upkeep(backend.ledger, owner))

@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 from pipeserve.errors import PipeserveError
 from pipeserve.events import event_type_of, is_terminal, number
 from pipeserve.runtime.ports import LogEntry, LogGap
-from pipeserve_api.attend import caller_left, cancel_all
+from pipeserve.runtime.tasks import end_tasks
+from pipeserve_api.attend import caller_left
 from pipeserve_api.drain import Drain
 
 PING_SECONDS = 15.0
@@ -112,7 +113,7 @@ class EventStream(Response):
             complete = pumping.done() and pumping.result()
             left = leaving.done()
         finally:
-            await cancel_all([*ends, pinging])
+            await end_tasks([*ends, pinging])
         if left and not complete and self._on_leave is not None:
             await self._on_leave()
         if left or line.stalled_for > 0:  # nothing more can be sent; the server closes what was not completed

@@ -18,12 +18,12 @@ from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.garbage import settle_memory
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.runtime.upkeep import Upkeep
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.store import WakeUps, open_store
 from pipeserve.store.connection import owner_token
-from pipeserve.store.tasks import end_tasks
 from pipeserve_worker.cancels import listen_for_cancels
 from pipeserve_worker.drain import StopSignals, drain, given_up_when, leave, stop_signals
 from pipeserve_worker.heartbeat import Heartbeat

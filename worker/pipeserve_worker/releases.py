@@ -8,7 +8,7 @@ from pipeserve.errors import StoreUnavailableError
 from pipeserve.process_log import Log
 from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import JobLedger
-from pipeserve.store.tasks import end_tasks
+from pipeserve.runtime.tasks import end_tasks
 
 #: Seconds after which a try without an answer gets company. A supervisor may not have spoken to the store for days,
 #: and a connection that died meanwhile without a word (a firewall that forgot it) says so only after its time-out.

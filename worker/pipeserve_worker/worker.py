@@ -32,9 +32,9 @@ from pipeserve.errors import StoreUnavailableError
 from pipeserve.process_log import Log
 from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import Claim
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store import Keys, WakeUps
 from pipeserve.store.engine import JOB_FUNCTION, deserialize, serialize
-from pipeserve.store.tasks import end_tasks
 
 #: What a store that is away, restarting, read-only or full raises. None of it may end a worker.
 STORE_ERRORS = (StoreUnavailableError, RedisError, OSError)

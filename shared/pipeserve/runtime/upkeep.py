@@ -13,6 +13,7 @@ from typing import NoReturn, Self
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.ports import JobLedger
+from pipeserve.runtime.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,8 @@ class Upkeep:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while self._task is not None and not self._task.done():
-            self._task.cancel()  # again and again: a store's client may take a cancel for its own time-out
-            await asyncio.wait([self._task], timeout=0.1)
-        self._task = None
+        if self._task is not None:
+            await end_tasks([self._task])
 
     async def _keep_up(self) -> NoReturn:
         while True:

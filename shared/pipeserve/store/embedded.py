@@ -29,7 +29,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from pipeserve.errors import ConfigurationError
-from pipeserve.store.tasks import end_tasks
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store.valkey_process import ValkeyProcess, find_server
 
 logger = logging.getLogger(__name__)

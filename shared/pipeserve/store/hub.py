@@ -26,8 +26,8 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store.connection import Connection
-from pipeserve.store.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 

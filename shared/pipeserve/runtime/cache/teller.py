@@ -11,6 +11,7 @@ from typing import NoReturn
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.cache.step_cache import StepCache
 from pipeserve.runtime.ports import CacheGauges, Operations
+from pipeserve.runtime.tasks import end_tasks
 
 _AGAIN = 10.0  # seconds after which it is told once more: the store forgets it after 30
 
@@ -61,9 +62,7 @@ class CacheTeller:
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end_tasks([task])
 
     async def _tell_on(self) -> NoReturn:
         while True:

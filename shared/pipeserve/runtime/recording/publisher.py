@@ -23,6 +23,7 @@ from typing import Generic, Self, TypeVar
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.breaker import BreakerState, CircuitBreaker
+from pipeserve.runtime.tasks import end_tasks
 
 T = TypeVar("T")
 
@@ -103,9 +104,7 @@ class Publisher(Generic[T]):
         if self._breaker.state is not BreakerState.OPEN:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), self._close_timeout)
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end_tasks([self._task])
         self._trouble.shut_down(self._depth)
 
     def publish(self, item: T) -> None:

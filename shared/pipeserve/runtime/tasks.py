@@ -1,4 +1,4 @@
-"""Ending background tasks that use redis-py."""
+"""Ending background tasks, also those that use redis-py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def end_tasks(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel ``tasks`` until each has ended, whatever they raise.
 
     Again and again: ``asyncio.timeout(0)``, with which redis-py looks at a fresh connection, takes a cancellation that
