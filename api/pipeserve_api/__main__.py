@@ -44,8 +44,10 @@ async def _serve(settings: ApiSettings) -> int:
     if shared is None and settings.service.workers > 1:
         return await serve_in_processes(settings)
     drain = Drain()
+    # The parent of several has seen the deployment: if it is gone, the store was emptied, and gets it back soon.
+    patience = 0.0 if shared is None else settings.store.lease_seconds
     with shared or bound_socket(settings.service) as listener:
-        async with open_services(settings, drain) as services:
+        async with open_services(settings, drain, patience=patience) as services:
             # Opened before the server, so that what can't start says so in one line, not in a lifespan's traceback.
             app = create_app(lambda _drain: nullcontext(services), settings.service, drain)
             server = Server(

@@ -37,6 +37,7 @@ class DrillReport(_Part):
     doubled: Count = Field(description="Jobs, ends or attempts that were there twice")
     violations: Count = Field(description="Broken promises in all, lost and doubled ones included")
     statuses: dict[Name, Count] = Field(default_factory=dict[str, int], max_length=10, description="Jobs by their end")
+    worker_lost: Count = Field(0, description="Jobs that failed because all their attempts were killed")
     recovery: DrillSpread = Field(description="From the kill of a worker process to its job's next start")
     cancel: DrillSpread = Field(description="From a request to cancel a running job to its end")
     versions: dict[Name, Text] = Field(default_factory=dict[str, str], max_length=10)

@@ -16,6 +16,7 @@ import sys
 import time
 
 from pipeserve.errors import ConfigurationError
+from pipeserve.runtime.deployed import find_deployment
 from pipeserve.settings import ServiceSettings
 from pipeserve_api import parent
 from pipeserve_api.settings import ApiSettings
@@ -68,6 +69,7 @@ async def serve_in_processes(settings: ApiSettings) -> int:
 
     listener = bound_socket(settings.service)
     async with open_store(settings.store) as store:
+        await find_deployment(store.registry, settings.deployment.required())
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

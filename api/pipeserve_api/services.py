@@ -19,11 +19,11 @@ from typing import Any, Protocol
 from pipeserve import __version__
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.cache.teller import CacheTeller
+from pipeserve.runtime.deployed import find_deployment
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.ports import (
     Attachments,
     CancelSignals,
-    DeploymentRegistry,
     EventLog,
     JobLedger,
     Leases,
@@ -39,7 +39,7 @@ from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.pipeline import Pipeline
-from pipeserve.sdk.snapshot import check_code, unknown_deployment
+from pipeserve.sdk.snapshot import check_code
 from pipeserve.sdk.target import load_target
 from pipeserve.webhooks import Signer
 from pipeserve_api.drain import Drain
@@ -99,18 +99,18 @@ ServicesOpener = Callable[[Drain], AbstractAsyncContextManager[Services]]
 
 
 @asynccontextmanager
-async def open_services(settings: ApiSettings, drain: Drain) -> AsyncGenerator[Services]:
+async def open_services(settings: ApiSettings, drain: Drain, *, patience: float = 0.0) -> AsyncGenerator[Services]:
     """Open the store, load the deployment and its code, and start the runtime. All is closed in reverse.
 
     Raises ConfigurationError when there is no such deployment, or the code is not what was deployed; TargetError when
-    it can't be loaded; StoreUnavailableError when the store is away.
+    it can't be loaded. Waits for a store that is away, and ``patience`` seconds for a deployment that is missing.
     """
     from pipeserve.store import LeaseKeeper, open_store  # here: a service over memory needs no Redis client
 
     wanted = settings.deployment.required()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.store))
-        deployment = await find_deployment(store.registry, wanted)
+        deployment = await find_deployment(store.registry, wanted, patience=patience)
         pipeline = load_target(deployment.target).pipeline
         check_code(deployment, pipeline.definition)
         backend = await stack.enter_async_context(store.deployment(deployment.id))
@@ -245,14 +245,6 @@ async def _obey(signals: CancelSignals, inline: InlineRuns) -> None:
                 return
         except StoreUnavailableError:
             await asyncio.sleep(SIGNALS_RETRY)
-
-
-async def find_deployment(registry: DeploymentRegistry, id_or_name: str) -> Deployment:
-    """The deployment of this id, or the newest of this name. Raises ConfigurationError, saying how to make one."""
-    deployment = await registry.get(id_or_name)
-    if deployment is None:
-        raise unknown_deployment(id_or_name)
-    return deployment
 
 
 def owner_token() -> str:

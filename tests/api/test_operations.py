@@ -231,7 +231,7 @@ async def test_status_shows_the_last_drill(served: Served):
     assert (await served.http.get("/status")).json()["last_drill"] is None
     spread = {"count": 200, "p50": 0.02, "p95": 0.4, "max": None}
     report = {"finished_at": "2026-01-31T12:00:00Z", "seconds": 600.0, "jobs": 9000, "kills": {"worker": 200}}
-    report |= {"lost": 0, "doubled": 0, "violations": 0, "statuses": {"completed": 9000}, "seed": 7}
+    report |= {"lost": 0, "doubled": 0, "violations": 0, "statuses": {"completed": 9000}, "worker_lost": 1, "seed": 7}
     report |= {"recovery": spread, "cancel": spread, "versions": {"python": "3.14"}, "machine": {}}
     assert (await served.http.put("/status/drill", json=report)).status_code == 204
     assert (await served.http.get("/status")).json()["last_drill"] == report

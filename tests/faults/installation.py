@@ -32,7 +32,6 @@ from pipeserve.store import open_store
 PIPELINES = Path(__file__).with_name("pipelines.py")
 LEASE = 2.0
 """Seconds."""
-_LOOK_SECONDS = 0.5
 
 
 class Part:
@@ -290,26 +289,16 @@ async def installation(
             children=children,
             urls=[f"http://127.0.0.1:{port}" for port in ports],
         )
-        keeping = asyncio.create_task(_keep(at.parts), name="keeper")
         try:
             for part in at.parts:
                 part.start()
             await at.ready()
             yield at
+            for part in at.parts:
+                assert part.running or not part.wanted, f"{part.name} ended by itself:\n{part.log[-5000:]}"
         finally:
-            keeping.cancel()
             for part in at.parts:
                 part.end_all()
-
-
-async def _keep(parts: Sequence[Part]) -> None:
-    """Start again what has ended by itself, as whatever runs such processes does: an API process that is started while
-    the store is away says so and ends."""
-    while True:
-        for part in parts:
-            if part.wanted and not part.running:
-                part.start()
-        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def now() -> float:

@@ -32,6 +32,7 @@ from pipeserve.settings import StoreSettings, WebhookSettings
 from pipeserve.store import open_store
 from pipeserve.webhooks import DEFAULT_EVENTS, EVENT_TYPES, Signer, verify
 from pipeserve.webhooks.dispatcher import WebhookDispatcher
+from pipeserve.webhooks.pauses import PAUSES
 
 OWNER = "test:1:abc"
 NEVER = 3600.0
@@ -318,6 +319,19 @@ async def test_a_receiver_that_gives_no_answer_leaves_room_for_others(backend: B
         assert len(hanging.requests) == 2
 
 
+async def test_a_receiver_that_is_slow_from_the_first_try_on_leaves_room_for_others(backend: Backend) -> None:
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(NEVER)
+
+    async with receiving(Receiver(usual=silent)) as slow, receiving() as well:
+        for _ in range(10):
+            await backend.submit(slow.url, EVENT_TYPES)
+        async with dispatching(backend, concurrency=4, timeout=NEVER, stop_seconds=0.01):
+            await backend.submit(well.url, EVENT_TYPES)
+            await wait_until(lambda: well.requests, description="the other receiver is sent to")
+    assert len(slow.requests) == 1
+
+
 # ---- more than one sender, and senders that end
 
 
@@ -367,6 +381,57 @@ async def test_a_store_that_is_away_for_a_while_loses_nothing_and_doubles_nothin
         await backend.settled(job_id, "done")
     assert (outbox.due_fails, outbox.settle_fails) == (0, 0)
     assert len(receiver.requests) == 1
+
+
+async def test_a_fault_in_one_look_does_not_end_the_sending(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(Outbox):
+        async def due(self, limit: int, *, hold: float) -> tuple[list[DueWebhook], float | None]:
+            if self.due_fails > 0:
+                self.due_fails -= 1
+                raise ValueError("a fault")
+            return await super().due(limit, hold=hold)
+
+    async with receiving() as receiver, dispatching(backend, outbox=Faulty(backend.webhooks, due_fails=2)):
+        job_id = await backend.submit(receiver.url)
+        await backend.run(job_id)
+        await backend.settled(job_id, "done")
+    assert "the outbox of webhooks can't be read" in caplog.text
+
+
+async def test_a_record_that_can_not_be_read_holds_up_no_other(store_url: str) -> None:
+    config = StoreSettings.from_environment(redis_url=store_url)
+    async with open_store(config) as opened, opened.deployment("00000000-0000-4000-8000-000000000001") as deployment:
+        backend = Backend(deployment.ledger, deployment.log, deployment.webhooks)
+        async with receiving() as receiver:
+            broken = await backend.submit(receiver.url, EVENT_TYPES)
+            await opened.connection.call("HSET", deployment.keys.job(broken), "webhook", b"{")
+            await backend.submit(receiver.url, EVENT_TYPES)
+            async with dispatching(backend):
+                await wait_until(lambda: receiver.requests, description="the other job's event has come")
+    assert not any(request.id.startswith(broken) for request in receiver.requests)
+
+
+async def test_many_jobs_that_are_gone_do_not_stand_before_one_that_is_there(store_url: str) -> None:
+    config = StoreSettings.from_environment(redis_url=store_url)
+    async with open_store(config) as opened, opened.deployment("00000000-0000-4000-8000-000000000001") as deployment:
+        backend = Backend(deployment.ledger, deployment.log, deployment.webhooks)
+        job_id = await backend.submit("http://127.0.0.1:9/", EVENT_TYPES)
+        gone = [part for n in range(50) for part in ("1", f"gone-{n}")]
+        await opened.connection.call("ZADD", deployment.keys.prefix + "webhooks", *gone)
+        due, _ = await backend.webhooks.due(1, hold=NEVER)
+    assert [webhook.job_id for webhook in due] == [job_id]
+
+
+async def test_a_pause_outlives_the_time_for_which_results_are_kept(store_url: str) -> None:
+    config = StoreSettings.from_environment(redis_url=store_url, result_ttl=1)
+    async with open_store(config) as opened, opened.deployment("00000000-0000-4000-8000-000000000001") as deployment:
+        backend = Backend(deployment.ledger, deployment.log, deployment.webhooks)
+        job_id = await backend.submit("http://127.0.0.1:9/", EVENT_TYPES)
+        await backend.webhooks.due(1, hold=NEVER)
+        longest = PAUSES[-1] * 1.2
+        await backend.webhooks.settle(job_id, WebhookProgress(after=0, retry_in=longest, attempt=7))
+        kept = await opened.connection.call("PTTL", deployment.keys.prefix + "webhooks")
+    assert kept > longest * 1000
 
 
 async def test_what_was_sent_but_not_noted_is_sent_again_under_the_same_id() -> None:

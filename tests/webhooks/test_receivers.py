@@ -15,6 +15,7 @@ PRIVATE = [
     "10.1.2.3",
     "100.64.0.1",
     "127.0.0.1",
+    "168.63.129.16",  # Azure's own services
     "169.254.169.254",
     "172.16.0.1",
     "172.31.255.255",
@@ -85,6 +86,7 @@ def test_a_url_with_a_host_name_is_accepted_without_a_look_up(url: str) -> None:
         ("https://localhost:8080/", "private"),
         ("https://api.localhost./", "private"),
         ("https://127.1/", "private"),
+        ("https://127.0.0.1./", "private"),
         ("https://2130706433/", "private"),
         ("https://0x7f000001/", "private"),
         ("https://0177.0.0.1/", "can't be read"),

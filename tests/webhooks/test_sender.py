@@ -182,6 +182,19 @@ async def test_an_answer_that_is_no_http_is_a_failed_try() -> None:
     assert "the connection broke" in str(result.error)
 
 
+async def test_of_what_a_receiver_sends_in_place_of_http_little_gets_into_the_record() -> None:
+    async with receiving(Receiver(usual=b"X" * 90_000 + b"\r\n\r\n")) as receiver:
+        result = await post(receiver.url)
+    assert len(str(result.error)) <= 200
+
+
+async def test_an_ipv6_address_keeps_its_brackets_in_the_host_header() -> None:
+    async with receiving() as receiver:
+        url = f"http://[2001:4860:4860::8888]:{receiver.port}/"
+        await post(url, names=Names(["127.0.0.1"]))
+    assert receiver.requests[0].headers["host"] == f"[2001:4860:4860::8888]:{receiver.port}"
+
+
 async def test_a_url_that_can_not_be_used_is_a_failed_try() -> None:
     for url in ("ftp://127.0.0.1/", "http://[", "http://a..b/"):
         assert (await post(url)).error
@@ -251,6 +264,7 @@ async def test_of_a_huge_answer_only_the_beginning_is_read() -> None:
         ("Retry-After: 120", 120.0),
         ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Retry-After: soon", None),
+        ("Retry-After: 99999999999 Jan AM 12:00 0001", None),
         ("Retry-After: -5", None),
         ("X-Other: 1", None),
     ],

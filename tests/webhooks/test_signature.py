@@ -53,6 +53,21 @@ def test_a_receiver_with_either_secret_accepts_while_one_replaces_the_other(know
     assert documented_verify()(headers, BODY, known)
 
 
+@pytest.mark.parametrize("timestamp", ["9" * 13, "9" * 400, "9" * 5000])
+def test_a_time_out_of_all_bounds_is_refused_as_any_wrong_one(timestamp: str) -> None:
+    headers = signed() | {"webhook-timestamp": timestamp}
+    with pytest.raises(SignatureError):
+        verify(headers, BODY, SECRET)
+    with pytest.raises(ValueError):  # noqa: PT011 - the sample raises ValueError for whatever is wrong
+        documented_verify()(headers, BODY, SECRET)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-signature"])
+def test_headers_that_are_no_text_are_refused_as_any_wrong_ones(name: str) -> None:
+    with pytest.raises(SignatureError):
+        verify(signed() | {name: "v1,\udc80"}, BODY, SECRET)
+
+
 def test_a_receiver_may_know_two_secrets_too() -> None:
     assert verify(signed(SECRET), BODY, f"{OTHER} {SECRET}")
 

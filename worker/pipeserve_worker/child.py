@@ -15,6 +15,7 @@ from pipeserve.errors import ConfigurationError, DefinitionError, TargetError
 from pipeserve.parent import die_with_parent, parent_gone
 from pipeserve.process_log import Log, configure_logging, get_log
 from pipeserve.runtime.cache.teller import CacheTeller
+from pipeserve.runtime.deployed import find_deployment
 from pipeserve.runtime.garbage import settle_memory
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
@@ -28,7 +29,7 @@ from pipeserve_worker.cancels import listen_for_cancels
 from pipeserve_worker.drain import StopSignals, drain, given_up_when, leave, stop_signals
 from pipeserve_worker.heartbeat import Heartbeat
 from pipeserve_worker.identity import Identity
-from pipeserve_worker.loading import find_deployment, load_definition
+from pipeserve_worker.loading import load_definition
 from pipeserve_worker.options import ChildOptions, Options
 from pipeserve_worker.report import Report, Word
 from pipeserve_worker.retirement import Retirement
@@ -124,7 +125,7 @@ async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -
     store = await stack.enter_async_context(open_store(options.store))
     # Its supervisor has found it. If it is not there now, the store was emptied, and the beats put it back.
     patience = options.store.lease_seconds
-    deployment = await find_deployment(store.registry, options.deployment.required(), log, patience=patience)
+    deployment = await find_deployment(store.registry, options.deployment.required(), patience=patience)
     definition = load_definition(deployment)
     jobs = await stack.enter_async_context(store.deployment(deployment.id))
     await jobs.operations.log_faults()

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 from pipeserve.errors import ConfigurationError
 from pipeserve.process_log import Log, configure_logging, get_log
+from pipeserve.runtime.deployed import find_deployment
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.store import open_store
 from pipeserve_worker.drain import StopSignals, given_up_when, stop_signals
-from pipeserve_worker.loading import find_deployment
 from pipeserve_worker.options import Options
 from pipeserve_worker.process import WorkerProcess, start_worker
 from pipeserve_worker.releases import Releases
@@ -245,7 +245,7 @@ async def _supervise(options: Options, log: Log) -> int:
     with stop_signals() as stop:
         async with open_store(options.store) as store:
             async with given_up_when(stop.asked) as finding:
-                deployment = await find_deployment(store.registry, options.deployment.required(), log)
+                deployment = await find_deployment(store.registry, options.deployment.required())
             if finding.expired():
                 return 0
             async with store.deployment(deployment.id) as jobs:

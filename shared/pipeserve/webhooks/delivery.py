@@ -17,7 +17,7 @@ from pipeserve.runtime.ports import DueWebhook, EventLog, JobLedger, LogEntry, L
 from pipeserve.webhooks.pauses import Pauses
 from pipeserve.webhooks.sender import Answer, Sender
 from pipeserve.webhooks.signature import Signer
-from pipeserve.webhooks.silent_hosts import host_of
+from pipeserve.webhooks.slow_hosts import host_of
 
 PAGE = 100
 """Events that are read from a log at once."""

@@ -23,13 +23,13 @@ from pipeserve.webhooks.pauses import Pauses, pause_after
 from pipeserve.webhooks.receivers import Receivers
 from pipeserve.webhooks.sender import Sender
 from pipeserve.webhooks.signature import Signer
-from pipeserve.webhooks.silent_hosts import SilentHosts
+from pipeserve.webhooks.slow_hosts import SlowHosts
 
 CONCURRENCY = 16
 """Jobs that one process sends for at once. Each job's events go one after the other."""
 
-SILENT_SHARE = 4
-"""One of so many places at most is for a receiver that gave no answer last time."""
+SLOW_SHARE = 4
+"""One of so many places at most is for a receiver that is not known to answer soon."""
 
 ROUND_SECONDS = 5.0
 """After so long with one job its progress is noted, and others have their turn."""
@@ -75,7 +75,7 @@ class WebhookDispatcher:
         )
         self._delivery = Delivery(ledger, log, signer, self._sender, settings.attempts, pauses)
         self._hold = ROUND_SECONDS + settings.timeout + _STORE_SECONDS
-        self._silent = SilentHosts(max(1, concurrency // SILENT_SHARE))
+        self._slow = SlowHosts(max(1, concurrency // SLOW_SHARE))
         self._concurrency = concurrency
         self._stop_seconds = stop_seconds
         self._sending: set[asyncio.Task[None]] = set()
@@ -107,6 +107,10 @@ class WebhookDispatcher:
                 try:
                     due, next_in = await self._outbox.due(free, hold=self._hold)
                 except StoreUnavailableError:
+                    await asyncio.sleep(outages.next())
+                    continue
+                except Exception:  # whatever it is, webhooks that are due later must not wait for a restart
+                    _log.exception("the outbox of webhooks can't be read")
                     await asyncio.sleep(outages.next())
                     continue
                 outages.reset()
@@ -143,7 +147,7 @@ class WebhookDispatcher:
     async def _round(self, due: DueWebhook) -> None:
         """Send what one job has to send, for less time than it is held for, and note how far that came."""
         held_until = time.monotonic() + self._hold
-        put_off = self._silent.enter(due.webhook.url)
+        put_off = self._slow.enter(due.webhook.url)
         if put_off is not None:
             progress = WebhookProgress(after=due.after, attempt=due.attempt, retry_in=put_off)
         else:
@@ -161,9 +165,10 @@ class WebhookDispatcher:
         try:
             progress = await self._delivery.send(due, until=until, stopping=self._stopping)
         finally:
-            self._silent.leave(due.webhook.url)
+            self._slow.leave(due.webhook.url)
         if progress is not None and progress.deliveries:
-            self._silent.note(due.webhook.url, answered=progress.deliveries[-1].status_code is not None)
+            last = progress.deliveries[-1]
+            self._slow.note(due.webhook.url, None if last.status_code is None else last.duration)
         return progress
 
     async def _finish_sending(self) -> None:

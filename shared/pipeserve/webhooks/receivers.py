@@ -33,6 +33,7 @@ _PRIVATE_V4 = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",  # carriers' NAT
         "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's own services inside each virtual network, metadata among them
         "169.254.0.0/16",  # link-local, with the clouds' metadata services
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -182,6 +183,7 @@ def _network(entry: str) -> Network | None:
 
 def _literal(host: str) -> Address | None:
     """The address that ``host`` is already; also as C libraries read it: ``127.1``, ``0x7f000001``."""
+    host = host.removesuffix(".")
     try:
         return ipaddress.ip_address(host)
     except ValueError:

@@ -24,6 +24,8 @@ from pipeserve.webhooks.receivers import ReceiverRefusedError, Receivers
 MAX_ANSWER_BYTES = 65_536
 """Of an answer's body that are read, so that the connection can be used again; more closes it."""
 
+_MAX_ERROR_LENGTH = 200
+"""Characters of an error: a library's message can quote all that the receiver has sent, and it goes to the record."""
 _ANSWER_SECONDS = 1.0  # for the body, which nobody looks at; the status has come before
 _KEEPALIVE_SECONDS = 2.0  # below the 5 s after which many servers close, so that none does so under a new request
 
@@ -90,13 +92,15 @@ class Sender:
             error = f"the connection broke: {failure or type(failure).__name__}"
         except (httpx.InvalidURL, httpcore.UnsupportedProtocol, ValueError) as failure:
             error = f"the URL can't be used: {failure}"
-        return Answer(None, error, None, time.monotonic() - began)
+        return Answer(None, error[:_MAX_ERROR_LENGTH], None, time.monotonic() - began)
 
     async def _exchange(
         self, url: str, headers: Mapping[str, str], body: bytes, limit: asyncio.Timeout
     ) -> tuple[int, float | None]:
         """The answer's status, and its ``Retry-After`` in seconds."""
         sent = [
+            # httpcore's own has an IPv6 address without its brackets.
+            (b"Host", httpx.URL(url).netloc),
             (b"Accept", b"*/*"),
             (b"User-Agent", self._user_agent),
             (b"Content-Type", b"application/json"),
@@ -144,7 +148,7 @@ def _retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
                 return float(text[:9])
             try:
                 moment = parsedate_to_datetime(text)
-            except ValueError:
+                return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - time.time())
+            except (ValueError, OverflowError):
                 return None
-            return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - time.time())
     return None

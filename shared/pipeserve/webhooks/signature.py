@@ -25,6 +25,7 @@ _PREFIX = "whsec_"
 _VERSION = "v1,"
 _MIN_BYTES = 24
 _MAX_BYTES = 64  # both bounds are the standard's
+_MAX_DIGITS = 12  # of a timestamp: thirty thousand years; Python refuses to read thousands
 
 
 class SignatureError(PipeserveError):
@@ -65,7 +66,7 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str, tolerance: floa
         message_id, timestamp, signatures = (given[h] for h in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER))
     except KeyError as missing:
         raise SignatureError(f"the request has no header {missing.args[0]}") from None
-    if not (timestamp.isascii() and timestamp.isdigit()):
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MAX_DIGITS):
         raise SignatureError(f"{TIMESTAMP_HEADER} is not a time in whole seconds")
     if abs(time.time() - int(timestamp)) > tolerance:
         raise SignatureError(
@@ -73,14 +74,19 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str, tolerance: floa
         )
     sent = [part.removeprefix(_VERSION) for part in signatures.split() if part.startswith(_VERSION)]
     expected = [_signature(key, message_id, timestamp, body) for key in keys]
-    if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for ours in expected for theirs in sent):
+    if not any(hmac.compare_digest(_encoded(ours), _encoded(theirs)) for ours in expected for theirs in sent):
         raise SignatureError("no signature is of this secret and this body")
     return json.loads(body)
 
 
 def _signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
-    signed = f"{message_id}.{timestamp}.".encode() + body
+    signed = _encoded(f"{message_id}.{timestamp}.") + body
     return base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def _encoded(text: str) -> bytes:
+    """As UTF-8. What some servers make of bytes that are none must not raise; nothing that was signed has such."""
+    return text.encode(errors="backslashreplace")
 
 
 def _keys(text: str) -> list[bytes]:

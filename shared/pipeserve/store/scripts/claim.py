@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeserve.runtime.ports import CacheUse, Claim
 from pipeserve.store.scripts.prelude import Scope, script
 
+_MOST_OTHERS = 100
+"""Jobs that can't be started any more which one claim takes from the queue: the server does nothing else meanwhile."""
 _CACHE_USES: dict[bytes | None, CacheUse] = {b"no-cache": "no-cache", b"no-store": "no-store"}
 
 HEARD = """
@@ -55,35 +57,40 @@ if workers > 1 then
   local due = call('ZCARD', QUEUE) - call('ZCARD', SCHEDULED)
   limit = math.min(limit, math.max(math.ceil(due / workers), 1))
 end
-local claims = {}
-while #claims < limit do
+local claims, others = {}, 0
+while #claims < limit and others < @MOST_OTHERS@ do
   local ids = take_turn(limit - #claims)
   if not ids then break end
   for _, id in ipairs(ids) do
     local key = job_key(id)
     local job = call('HMGET', key, 'status', 'deployment_id', 'run_name', 'parameters', 'timeout', 'created_at',
       'started_at', 'cache', 'run_at', 'expires_at')
-    if job[1] == 'pending' then
-      if job[10] and not job[7] and tonumber(job[10]) <= now_us then
-        end_expired(id)
-      else
-        if job[10] then call('ZREM', EXPIRY, id) end
-        local attempt = call('HINCRBY', key, 'attempt', 1)
-        call('ZADD', RUNNING, now_ms + LEASE, id)
-        move(id, 'pending', 'running', job[6])
-        call('HSET', key, 'owner', owner, 'worker', owner, 'attempt_started_at', int(now_us))
-        if not job[7] then call('HSET', key, 'started_at', int(now_us)) end
-        if attempt > 1 then call('HDEL', key, 'progress', 'steps', 'batch') end
-        if call('EXISTS', 'arq:job:'..id) == 0 then
-          call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000,
-            '{"t":null,"f":"@JOB_FUNCTION@","a":[],"k":{},"et":'..int(created_ms(job[6]))..'}')
-        end
-        claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8], job[9]}
+    if job[1] ~= 'pending' then
+      others = others + 1
+    elseif job[10] and not job[7] and tonumber(job[10]) <= now_us then
+      end_expired(id)
+      others = others + 1
+    else
+      if job[10] then call('ZREM', EXPIRY, id) end
+      local attempt = call('HINCRBY', key, 'attempt', 1)
+      call('ZADD', RUNNING, now_ms + LEASE, id)
+      move(id, 'pending', 'running', job[6])
+      call('HSET', key, 'owner', owner, 'worker', owner, 'attempt_started_at', int(now_us))
+      if not job[7] then call('HSET', key, 'started_at', int(now_us)) end
+      if attempt > 1 then call('HDEL', key, 'progress', 'steps', 'batch') end
+      if call('PEXPIRE', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000) == 0 then
+        call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000,
+          '{"t":null,"f":"@JOB_FUNCTION@","a":[],"k":{},"et":'..int(created_ms(job[6]))..'}')
       end
+      claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8], job[9]}
     end
   end
 end
 if #claims > 0 then note_pace('claimed', #claims) end
+if others > 0 then  -- one may have ended while what was taken with it stood neither in the queue nor under a lease
+  indexes_stay()
+  indexes_end()
+end
 local next_due = ''
 if call('EXISTS', LANES) == 1 then
   next_due = int(now_ms)
@@ -91,7 +98,7 @@ else
   next_due = call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2] or ''
 end
 return {int(now_us), next_due, claims}
-"""
+""".replace("@MOST_OTHERS@", str(_MOST_OTHERS))
 )
 
 

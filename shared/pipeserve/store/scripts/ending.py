@@ -74,10 +74,13 @@ local function refuse(id, status, job_attempt, attempt)
   if status then call('HINCRBY', job_key(id), 'fenced_writes', 1) end
 end
 
+-- For longer than the longest pause between two tries: a job that still runs may tell nothing meanwhile.
+local function outbox_stays() call('PEXPIRE', P..'webhooks', RESULT_TTL + 3 * @INDEX_GRACE@ * 1000) end
+
 -- There is something to send for this job.
 local function post(id)
   call('ZADD', P..'webhooks', 'NX', now_ms, id)
-  call('PEXPIRE', P..'webhooks', RESULT_TTL + @INDEX_GRACE@ * 1000)
+  outbox_stays()
   call('PUBLISH', P..'webhooks', id)
 end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import orjson
@@ -12,12 +13,16 @@ from pipeserve.store.scripts.prelude import Scope, packed, script
 DELIVERIES_KEPT = 50
 """The newest tries of one job."""
 
+_log = logging.getLogger(__name__)
+
 _DUE = script("""
 local limit, hold = tonumber(arg(1)), tonumber(arg(2))
 local outbox = P..'webhooks'
 call('ZREM', outbox, '')  -- from here on a full store refuses nothing
 local due = {}
-for _, id in ipairs(call('ZRANGEBYSCORE', outbox, '-inf', now_ms, 'LIMIT', 0, limit)) do
+-- More than are wanted: jobs that are gone must not stand before those that are there.
+for _, id in ipairs(call('ZRANGEBYSCORE', outbox, '-inf', now_ms, 'LIMIT', 0, limit + 100)) do
+  if #due == limit then break end
   local job = call('HMGET', job_key(id), 'webhook', 'webhook_after', 'webhook_attempt')
   if job[1] then
     call('ZADD', outbox, now_ms + hold, id)
@@ -48,8 +53,8 @@ local lifetime = call('PTTL', key)
 if lifetime > 0 then call('PEXPIRE', deliveries_key(id), lifetime) end
 if status == 'active' then
   if retry ~= '' then
-    post(id)
-    call('ZADD', outbox, now_ms + tonumber(retry), id)
+    call('ZADD', outbox, now_ms + tonumber(retry), id)  -- no news: this sender looks, and the others do now and then
+    outbox_stays()
   elseif tonumber(last_seq) > tonumber(after) then
     post(id)
   end
@@ -62,10 +67,12 @@ return 1
 async def due(scope: Scope, limit: int, hold: float) -> tuple[list[DueWebhook], float | None]:
     """As ``WebhookOutbox.due``."""
     next_due, rows = await scope.run(_DUE, limit, round(hold * 1000))
-    found = [
-        DueWebhook(job_id.decode(), read_webhook(webhook), int(after), int(attempt))
-        for job_id, webhook, after, attempt in rows
-    ]
+    found: list[DueWebhook] = []
+    for job_id, webhook, after, attempt in rows:
+        try:
+            found.append(DueWebhook(job_id.decode(), read_webhook(webhook), int(after), int(attempt)))
+        except (ValueError, KeyError, TypeError):  # one record that can't be read holds up no other
+            _log.warning("webhook can't be read", extra={"job_id": job_id.decode(errors="replace")})
     return found, int(next_due) / 1000 if next_due else None
 
 

@@ -14,10 +14,21 @@ from pipeserve.store.engine import job_blob
 from pipeserve.store.scripts.prelude import Scope, packed, script
 
 CREATE = """
--- A new record with these fields (name and value in turn), and its places among all jobs.
+-- What still lists a job whose record has expired, or has been written anew.
+local function forget(id)
+  for status in pairs(TERMINAL) do
+    call('ZREM', P..'expiring', status..':'..id)
+    call('ZREM', status_key(status), id)
+  end
+  call('HDEL', P..'labels', id)
+  call('HDEL', P..'codes', id)
+end
+
+-- A new record with these fields (name and value in turn), and its places among all jobs. There may have been a job of
+-- the same id before, where callers choose ids: what lists that one must not be pruned with this one.
 local function create(id, created_at, labels, fields)
   call('HSET', job_key(id), 'created_at', created_at, unpack(fields))
-  call('ZADD', P..'jobs', created_ms(created_at), id)
+  if call('ZADD', P..'jobs', created_ms(created_at), id) == 0 then forget(id) end
   if labels ~= '' then call('HSET', P..'labels', id, labels) end
 end
 """

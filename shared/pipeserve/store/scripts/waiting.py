@@ -80,24 +80,39 @@ local function take_turn(most)
   return ids
 end
 
+-- All lanes as name, turn and jobs in turn: looked up once for many positions, so after the last change of the queue.
+local all_lanes
+local function lanes_by_turn()
+  if not all_lanes then
+    all_lanes = {}
+    local turns = call('ZRANGE', LANES, 0, -1, 'WITHSCORES')
+    for at = 1, #turns, 2 do
+      all_lanes[#all_lanes + 1] = {turns[at], tonumber(turns[at + 1]), call('ZCARD', lane_key(turns[at]))}
+    end
+  end
+  return all_lanes
+end
+
 -- How many jobs go before this one, if no other comes; false: it is in no lane. Very many lanes are only estimated.
 local function position_of(id, lane)
   local rank = call('ZRANK', lane_key(lane), id)
   if not rank then return false end
+  local turn = call('ZSCORE', LANES, lane)
+  if not turn then return false end  -- the reconciler will give the lane a turn
   local count = call('ZCARD', LANES)
   if count == 1 then return rank end
   if count > @MOST_LANES@ then
-    return math.min(rank * count, call('ZCARD', QUEUE) - call('ZCARD', SCHEDULED) - 1)
+    local before = rank * count + call('ZRANK', LANES, lane)
+    return math.min(before, call('ZCARD', QUEUE) - call('ZCARD', SCHEDULED) - 1)
   end
-  local turn = tonumber(call('ZSCORE', LANES, lane)) + rank * @TURN@
-  local position, turns = rank, call('ZRANGE', LANES, 0, -1, 'WITHSCORES')
-  for at = 1, #turns, 2 do
-    local other = turns[at]
-    if other ~= lane then
-      local rest = turn - tonumber(turns[at + 1])
+  turn = tonumber(turn) + rank * @TURN@
+  local position = rank
+  for _, other in ipairs(lanes_by_turn()) do
+    if other[1] ~= lane then
+      local rest = turn - other[2]
       local rounds = math.floor(rest / @TURN@)
-      if rest > rounds * @TURN@ or other < lane then rounds = rounds + 1 end
-      position = position + math.max(math.min(call('ZCARD', lane_key(other)), rounds), 0)
+      if rest > rounds * @TURN@ or other[1] < lane then rounds = rounds + 1 end
+      position = position + math.max(math.min(other[3], rounds), 0)
     end
   end
   return position
