@@ -33,7 +33,7 @@ from pipeserve.settings import StoreSettings
 from pipeserve.store import open_store
 from pipeserve.store.valkey_process import find_server
 
-JOBS = 2_000
+JOBS = 4_000
 ROUNDS = 2
 _ENVIRONMENTS = ROOT / "benchmarks" / ".environments"
 _OTHERS = {

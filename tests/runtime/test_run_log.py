@@ -79,11 +79,11 @@ class Ledger:
         await self._answer()
         await self.store.ledger.record(runs)
 
-    async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: Any) -> int:
+    async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: Any, **options: bool) -> int:
         await asyncio.sleep(0.002)
         await self._answer()
         self.appends.append(sum(map(len, bodies)))
-        return await self.store.ledger.append(job_id, attempt, bodies, view)
+        return await self.store.ledger.append(job_id, attempt, bodies, view, **options)
 
     async def finish(self, *arguments: Any) -> bool:
         await self.finishes.wait()

@@ -150,7 +150,11 @@ async def test_jobs_and_workers_and_followers_follow_a_failover(
             else:
                 servers.primary.send_signal(signal.SIGSTOP)
             job_ids += [await insist_on_submitting(deployment) for _ in range(10)]
-            assert await servers.primary_port() == servers.replicas[0].port
+
+            async def is_promoted() -> bool:  # the first sentinel may hear of it later than the one that was asked
+                return await servers.primary_port() == servers.replicas[0].port
+
+            await wait_until(is_promoted, description="every sentinel names the replica")
 
             async def all_done() -> bool:
                 found = [await deployment.ledger.get(job_id) for job_id in job_ids]

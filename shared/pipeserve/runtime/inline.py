@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 _AT_A_STRETCH = 8  # runs that are made ready to be recorded before those who call get a turn
 _OPEN_AFTER = 0.25  # seconds: a run that lasts longer is worth a record of its own while it runs
 _SETTLING_PER_SLOT = 16  # opened runs that have ended and wait for the store; beyond, none is opened
+_MOST_IN_DOUBT = 1_000  # keyed runs whose opening the store did not confirm
+_Place = tuple[str | None, str]  # an idempotency key and the fingerprint of a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ class InlineRuns:
         self._draining = False
         self._slots = Slots(settings.max_concurrency)
         # Runs that may be asked for again meanwhile, by idempotency key and fingerprint, until the store has them.
-        self._openings: dict[tuple[str | None, str], asyncio.Task[tuple[Admission, InlineRun | None]]] = {}
+        self._openings: dict[_Place, asyncio.Task[tuple[Admission, InlineRun | None]]] = {}
+        self._in_doubt: dict[_Place, NewJob] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._keeping: set[asyncio.Task[None]] = set()  # those of them that write artifacts
         self._figures = LocalFigures()
@@ -189,12 +192,16 @@ class InlineRuns:
         if place in self._openings:
             admission, inline = await asyncio.shield(self._openings[place])
             return replace(admission, replayed=True), inline
-        job = self._new_job(parameters, raw_parameters, options, idempotency, webhook)
         if place is None:
+            job = self._new_job(parameters, raw_parameters, options, idempotency, webhook)
             return await self._open(job, parameters, options)
+        # One whose opening was not confirmed may be open all the same: it is that job, then, and not a replay of it.
+        job = self._in_doubt.pop(place, None) or self._new_job(
+            parameters, raw_parameters, options, idempotency, webhook
+        )
         opening = asyncio.create_task(self._open(job, parameters, options), name=f"open-{job.job_id}")
         self._openings[place] = opening
-        opening.add_done_callback(partial(self._opened, place))
+        opening.add_done_callback(partial(self._opened, place, job))
         return await asyncio.shield(opening)
 
     async def _open(
@@ -210,7 +217,11 @@ class InlineRuns:
         inline.begin_recording(opened=True)
         return admission, inline
 
-    def _opened(self, place: tuple[str | None, str], opening: asyncio.Task[tuple[Admission, InlineRun | None]]) -> None:
+    def _opened(self, place: _Place, job: NewJob, opening: asyncio.Task[tuple[Admission, InlineRun | None]]) -> None:
+        if not opening.cancelled() and isinstance(opening.exception(), StoreUnavailableError):
+            while len(self._in_doubt) >= _MOST_IN_DOUBT:
+                del self._in_doubt[next(iter(self._in_doubt))]
+            self._in_doubt[place] = job
         if opening.cancelled() or opening.exception() is not None or opening.result()[0].replayed:
             del self._openings[place]
 

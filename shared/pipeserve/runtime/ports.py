@@ -286,8 +286,13 @@ class JobLedger(Protocol):
         """
         ...
 
-    async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:
-        """Add events to the job's log and update its view. Returns the last number. Raises StaleAttemptError."""
+    async def append(
+        self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, *, ending: bool = False
+    ) -> int:
+        """Add events to the job's log and update its view. Returns the last number. Raises StaleAttemptError.
+
+        ``ending``: the run is over, and its end waits for this. A full store takes it then, as it takes the end.
+        """
         ...
 
     async def finish(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, outcome: Outcome) -> bool:
@@ -371,9 +376,10 @@ class Leases(Protocol):
 class Attachments(Protocol):
     """The visualizations of jobs. They live as long as the job's record. It belongs to one deployment."""
 
-    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment]) -> None:
+    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment], *, ending: bool = False) -> None:
         """Keep them with a job that this attempt owns; one with an index that is there replaces it.
 
+        ``ending``: as in :meth:`JobLedger.append`.
         Raises StaleAttemptError, StoreUnavailableError.
         """
         ...

@@ -19,12 +19,12 @@ class RedisAttachments:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment]) -> None:
+    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment], *, ending: bool = False) -> None:
         """Keep them with a job that this attempt owns; one with an index that is there replaces it.
 
         A job that keeps no events keeps none of them. Raises StaleAttemptError, StoreUnavailableError.
         """
-        if not await attach(self._scope, job_id, attempt, attachments):
+        if not await attach(self._scope, job_id, attempt, attachments, ending=ending):
             raise StaleAttemptError.of(job_id, attempt)
 
     async def list(self, job_id: str) -> list[Attachment]:

@@ -166,6 +166,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and any(word in str(error)[:200] for word in _OUTAGE_WORDS)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether ``error`` says that the server has no memory left for a write."""
+    return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)[:200])
+
+
 @contextmanager
 def outages(url: str) -> Generator[None]:
     """Raise StoreUnavailableError for whatever redis-py raises while the store can't serve."""
@@ -178,7 +183,7 @@ def outages(url: str) -> Generator[None]:
 
 
 def _trouble(error: BaseException) -> str:
-    if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
+    if is_full(error):
         return "is full (it has reached its maxmemory): it takes nothing new, while running jobs can end"
     if isinstance(error, ResponseError):  # it answers
         return f"can't serve: {error}"

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeserve.errors import ProblemError, StaleAttemptError, StoreUnavailableError
 from pipeserve.jobs import Job, JobPage
@@ -22,6 +22,7 @@ from pipeserve.runtime.ports import (
     Renewal,
     RunView,
 )
+from pipeserve.store.connection import is_full
 from pipeserve.store.inputs import read_input
 from pipeserve.store.listing import list_page
 from pipeserve.store.records import RecordReader
@@ -127,12 +128,17 @@ class RedisLedger:
         """
         return await renew(self._scope, owner, job_ids)
 
-    async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:
-        """Add events to the job's log and update its view. Returns the last number. Raises StaleAttemptError."""
+    async def append(
+        self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, *, ending: bool = False
+    ) -> int:
+        """Add events to the job's log and update its view. Returns the last number. Raises StaleAttemptError.
+
+        ``ending``: a full store takes it too.
+        """
         written = await self._confirm(job_id, attempt, bodies)
         rest, batch = tuple(bodies[len(written) :]), uuid.uuid4().hex
         with self._remembered(job_id, _Unconfirmed(attempt, written, rest, batch)):
-            return await self._append(job_id, attempt, rest, view, batch)
+            return await self._append(job_id, attempt, rest, view, batch, ending=ending)
 
     async def finish(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, outcome: Outcome) -> bool:
         """Write the last events, state, result and terminal event together. Raises StaleAttemptError.
@@ -171,8 +177,10 @@ class RedisLedger:
                 await self._append(job_id, attempt, doubt.bodies, RunView(), doubt.batch)
         return repeated
 
-    async def _append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, batch: str) -> int:
-        seq = await append(self._scope, job_id, attempt, bodies, view, batch)
+    async def _append(
+        self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, batch: str, *, ending: bool = False
+    ) -> int:
+        seq = await append(self._scope, job_id, attempt, bodies, view, batch, ending=ending)
         if seq is None:
             raise StaleAttemptError.of(job_id, attempt)
         return seq
@@ -181,7 +189,10 @@ class RedisLedger:
     def _remembered(self, job_id: str, write: _Unconfirmed) -> Generator[None]:
         try:
             yield
-        except (StoreUnavailableError, asyncio.CancelledError):
+        except (StoreUnavailableError, asyncio.CancelledError) as error:
+            if error.__cause__ is not None and is_full(error.__cause__):
+                # Refused with its first write, so not in doubt: a finish must not try to append it once more.
+                write = replace(write, bodies=())
             while len(self._unconfirmed) >= _REMEMBERED:
                 del self._unconfirmed[next(iter(self._unconfirmed))]
             self._unconfirmed[job_id] = write

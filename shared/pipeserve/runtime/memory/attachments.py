@@ -14,7 +14,7 @@ class MemoryAttachments:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
-    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment]) -> None:
+    async def add(self, job_id: str, attempt: int, attachments: Sequence[Attachment], *, ending: bool = False) -> None:
         """Keep them with a job that this attempt owns; one with an index that is there replaces it.
 
         A job that keeps no events keeps none of them. Raises StaleAttemptError.

@@ -203,7 +203,9 @@ class MemoryLedger:
         self._state.catch_up()
         return Renewal(tuple(lost), tuple(canceling))
 
-    async def append(self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView) -> int:
+    async def append(
+        self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, *, ending: bool = False
+    ) -> int:
         """Add events to the job's log and update its view. Returns the last number. Raises StaleAttemptError."""
         record = self._state.owned(job_id, attempt)
         self._write(record, bodies, view)
@@ -250,7 +252,8 @@ class MemoryLedger:
             raise IdempotencyMismatchError(job_id=record.job_id)
         chosen = wanted is not None and key is None
         position = self._state.queue.position(record)
-        return Admission(record.job_id, replayed=chosen or record.job_id != job.job_id, queue_position=position)
+        repeated = record.job_id == job.job_id and not chosen and not record.status.terminal
+        return Admission(record.job_id, replayed=not repeated, queue_position=position)
 
     def _remember(self, job: NewJob) -> None:
         if job.idempotency is not None and job.idempotency.key is not None:

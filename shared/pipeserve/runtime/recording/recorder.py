@@ -138,19 +138,19 @@ class LiveRecorder:
 
     async def _last_bodies(self) -> list[bytes]:
         """What of the closed log is to be written with its end: at most a batch, without the terminal event."""
-        await insist(self._write_attachments)
+        await insist(partial(self._write_attachments, ending=True))
         while True:
             bodies = self.log.bodies(self._written, _BATCH + 1)
             rest = _batch_of(bodies[:-1])
             if len(rest) == len(bodies) - 1 < _BATCH:
                 return rest
-            await insist(partial(self._ledger.append, self.job_id, self.attempt, rest, RunView()))
+            await insist(partial(self._ledger.append, self.job_id, self.attempt, rest, RunView(), ending=True))
             self._have_written(len(rest))
 
-    async def _write_attachments(self) -> None:
+    async def _write_attachments(self, *, ending: bool = False) -> None:
         if self._attachments is not None:
             for attachment in self.log.attachments[self._attached :]:  # one by one: each may be large
-                await self._attachments.add(self.job_id, self.attempt, [attachment])
+                await self._attachments.add(self.job_id, self.attempt, [attachment], ending=ending)
                 self._attached += 1
 
     def _have_written(self, count: int) -> None:

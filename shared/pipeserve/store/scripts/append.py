@@ -25,10 +25,11 @@ if not owns(job[1], job[2], attempt) then
   return -1
 end
 if job[5] == batch or job[3] == '0' then return tonumber(job[4]) end
+if arg(6) == '1' then call('ZREM', RUNNING, '') end  -- a full store refuses nothing after it
 call('HSET', key, 'batch', batch)
 set_view(key, arg(4), arg(5))
 local seq = tonumber(job[4])
-for at = 9, #ARGV do seq = add_event(id, ARGV[at]) end
+for at = 10, #ARGV do seq = add_event(id, ARGV[at]) end
 if job[6] == '1' then post(id) end
 return seq
 """
@@ -36,11 +37,21 @@ return seq
 
 
 async def append(
-    scope: Scope, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, batch: str
+    scope: Scope,
+    job_id: str,
+    attempt: int,
+    bodies: Sequence[bytes],
+    view: RunView,
+    batch: str,
+    *,
+    ending: bool = False,
 ) -> int | None:
     """Number and add ``bodies``, and update the view: the last number, or None where the attempt is stale.
 
+    ``ending``: a full store takes them too.
+
     A ``batch`` that was the last one written is not written again, so one whose reply was lost can be repeated.
     """
-    seq: int = await scope.run(_APPEND, job_id, attempt, batch, view.progress or b"", view.steps or b"", *bodies)
+    shown = (view.progress or b"", view.steps or b"")
+    seq: int = await scope.run(_APPEND, job_id, attempt, batch, *shown, int(ending), *bodies)
     return None if seq < 0 else seq

@@ -21,12 +21,13 @@ end
 _ATTACH = script(
     ATTACH
     + """
-local id, attempt, attachments = unpack(ARGV, 4)
+local id, attempt, ending, attachments = unpack(ARGV, 4)
 local job = call('HMGET', job_key(id), 'status', 'attempt', 'keep_events')
 if not owns(job[1], job[2], attempt) then
   refuse(id, job[1], job[2], attempt)
   return 0
 end
+if ending == '1' then call('ZREM', RUNNING, '') end  -- a full store refuses nothing after it
 if job[3] == '1' then attach(id, attachments) end
 return 1
 """
@@ -62,11 +63,13 @@ def read_attachment(index: int, value: bytes) -> Attachment:
     return Attachment(index, header.name, header.step_name, header.media_type, data)
 
 
-async def attach(scope: Scope, job_id: str, attempt: int, attachments: Sequence[Attachment]) -> bool:
+async def attach(
+    scope: Scope, job_id: str, attempt: int, attachments: Sequence[Attachment], *, ending: bool = False
+) -> bool:
     """Keep ``attachments`` with a job that ``attempt`` owns. False: it does not; nothing was written.
 
     They go in one script, so a long list of large ones should be given in pieces. A job that keeps no events keeps
-    none of them.
+    none of them. ``ending``: a full store takes them too.
     """
-    code: int = await scope.run(_ATTACH, job_id, attempt, packed(attachment_fields(attachments)))
+    code: int = await scope.run(_ATTACH, job_id, attempt, int(ending), packed(attachment_fields(attachments)))
     return code == 1

@@ -49,7 +49,9 @@ local function known(id, key, fingerprint)
   local job = call('HMGET', job_key(holder), 'status', 'lane', 'fingerprint')
   if not job[1] then return nil end
   if key == '' and fingerprint ~= (job[3] or '') then return {'mismatch', holder} end
-  local told = (holder ~= id or (key == '' and fingerprint ~= '')) and 'replayed' or 'accepted'
+  -- The same id again is a repetition of its own submission, whose reply was lost.
+  local repeated = holder == id and (key ~= '' or fingerprint == '') and not TERMINAL[job[1]]
+  local told = repeated and 'accepted' or 'replayed'
   return {told, holder, job[1] == 'pending' and position_of(holder, job[2] or '') or false}
 end
 

@@ -1,4 +1,4 @@
-"""What a review of the queue and the ledger on a real store has found."""
+"""The queue's scripts where records, indexes and the store itself are not as usual."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.contracts.stores import NO_VIEW, body, new_job, outcome
+from tests.contracts.stores import NO_VIEW, body, new_job, outcome, picture
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.jobs import JobStatus
@@ -133,3 +133,24 @@ async def test_on_a_full_store_a_job_ends_whose_events_it_refused_before(
     shown = await ledger.get(job.job_id)
     assert shown is not None
     assert (shown.status, shown.last_seq) == (JobStatus.COMPLETED, 5)  # queued, three lines, completed
+
+
+async def test_a_full_store_takes_what_the_end_of_a_job_waits_for(
+    deployment_store: DeploymentStore, redis: Any
+) -> None:
+    ledger, job = deployment_store.ledger, new_job()
+    await ledger.submit(job)
+    await ledger.claim("worker", 1)
+    events = [body(job.job_id, message=f"line {n}") for n in range(3)]
+    await redis.execute_command("CONFIG SET", "maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailableError, match="is full"):
+            await deployment_store.attachments.add(job.job_id, 1, [picture()])
+        await deployment_store.attachments.add(job.job_id, 1, [picture()], ending=True)
+        with pytest.raises(StoreUnavailableError, match="is full"):
+            await ledger.append(job.job_id, 1, events, NO_VIEW)
+        assert await ledger.append(job.job_id, 1, events, NO_VIEW, ending=True) == 4
+        assert await ledger.finish(job.job_id, 1, [], NO_VIEW, outcome(job.job_id))
+    finally:
+        await redis.execute_command("CONFIG SET", "maxmemory", 0)
+    assert [kept.index for kept in await deployment_store.attachments.list(job.job_id)] == [1]
