@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -115,22 +117,35 @@ async def _make_late(redis: Any, store: DeploymentStore, job_id: str) -> None:
     await redis.zrem(store.keys.prefix + "expiry", job_id)
 
 
+@contextlib.asynccontextmanager
+async def full(redis: Any) -> AsyncGenerator[None]:
+    """The store takes nothing new meanwhile."""
+    await redis.execute_command("CONFIG SET", "maxmemory", 1)
+    try:
+        yield
+    finally:
+        await redis.execute_command("CONFIG SET", "maxmemory", 0)
+
+
+async def running(store: DeploymentStore) -> tuple[str, list[bytes]]:
+    """A job in its first attempt, and three events of it."""
+    job_id = new_job().job_id
+    await store.ledger.submit(new_job(job_id=job_id))
+    await store.ledger.claim("worker", 1)
+    return job_id, [body(job_id, message=f"line {n}") for n in range(3)]
+
+
 async def test_on_a_full_store_a_job_ends_whose_events_it_refused_before(
     deployment_store: DeploymentStore, redis: Any
 ) -> None:
-    ledger, job = deployment_store.ledger, new_job()
-    await ledger.submit(job)
-    await ledger.claim("worker", 1)
-    events = [body(job.job_id, message=f"line {n}") for n in range(3)]
-    await redis.execute_command("CONFIG SET", "maxmemory", 1)
-    try:
+    ledger = deployment_store.ledger
+    job_id, events = await running(deployment_store)
+    async with full(redis):
         for count in (1, 2):  # a recorder sends again what was not taken
             with pytest.raises(StoreUnavailableError, match="is full"):
-                await ledger.append(job.job_id, 1, events[:count], NO_VIEW)
-        assert await ledger.finish(job.job_id, 1, events, NO_VIEW, outcome(job.job_id))
-    finally:
-        await redis.execute_command("CONFIG SET", "maxmemory", 0)
-    shown = await ledger.get(job.job_id)
+                await ledger.append(job_id, 1, events[:count], NO_VIEW)
+        assert await ledger.finish(job_id, 1, events, NO_VIEW, outcome(job_id))
+    shown = await ledger.get(job_id)
     assert shown is not None
     assert (shown.status, shown.last_seq) == (JobStatus.COMPLETED, 5)  # queued, three lines, completed
 
@@ -138,19 +153,14 @@ async def test_on_a_full_store_a_job_ends_whose_events_it_refused_before(
 async def test_a_full_store_takes_what_the_end_of_a_job_waits_for(
     deployment_store: DeploymentStore, redis: Any
 ) -> None:
-    ledger, job = deployment_store.ledger, new_job()
-    await ledger.submit(job)
-    await ledger.claim("worker", 1)
-    events = [body(job.job_id, message=f"line {n}") for n in range(3)]
-    await redis.execute_command("CONFIG SET", "maxmemory", 1)
-    try:
+    ledger, attachments = deployment_store.ledger, deployment_store.attachments
+    job_id, events = await running(deployment_store)
+    async with full(redis):
         with pytest.raises(StoreUnavailableError, match="is full"):
-            await deployment_store.attachments.add(job.job_id, 1, [picture()])
-        await deployment_store.attachments.add(job.job_id, 1, [picture()], ending=True)
+            await attachments.add(job_id, 1, [picture()])
+        await attachments.add(job_id, 1, [picture()], ending=True)
         with pytest.raises(StoreUnavailableError, match="is full"):
-            await ledger.append(job.job_id, 1, events, NO_VIEW)
-        assert await ledger.append(job.job_id, 1, events, NO_VIEW, ending=True) == 4
-        assert await ledger.finish(job.job_id, 1, [], NO_VIEW, outcome(job.job_id))
-    finally:
-        await redis.execute_command("CONFIG SET", "maxmemory", 0)
-    assert [kept.index for kept in await deployment_store.attachments.list(job.job_id)] == [1]
+            await ledger.append(job_id, 1, events, NO_VIEW)
+        assert await ledger.append(job_id, 1, events, NO_VIEW, ending=True) == 4
+        assert await ledger.finish(job_id, 1, [], NO_VIEW, outcome(job_id))
+    assert [kept.index for kept in await attachments.list(job_id)] == [1]
