@@ -157,6 +157,8 @@ class Load:
             answer = await self._send("GET", f"/jobs/{job_id}?wait=2")
             if answer.status_code == 404:
                 return  # the last look will judge that
+            if answer.status_code != 200:
+                raise RefusedError(f"HTTP {answer.status_code}: {answer.text}")
             status = answer.json()["status"]
             self.history.sightings.append(Sighting(job_id, status, time.time()))
             if JobStatus(status).terminal:

@@ -34,6 +34,7 @@ from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.ports import Claim
 from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store import Keys, WakeUps
+from pipeserve.store.connection import is_outage
 from pipeserve.store.engine import JOB_FUNCTION, deserialize, serialize
 
 #: What a store that is away, restarting, read-only or full raises. None of it may end a worker.
@@ -181,7 +182,9 @@ class JobWorker(Worker):
         """One round of the loop; the seconds to wait for the next, if nothing wakes it before."""
         try:
             await self._poll_iteration()
-        except STORE_ERRORS as error:
+        except Exception as error:
+            if not _is_the_stores(error):
+                raise
             delay = self._backoff.next()
             self._log.warning("the store is away; trying again", error=str(error), delay=round(delay, 3))
             await asyncio.sleep(delay)
@@ -248,7 +251,9 @@ class JobWorker(Worker):
             while self._claims.get(claim.job_id) is claim:
                 try:
                     await self.run_job(claim.job_id, int(claim.due_at * 1000))
-                except STORE_ERRORS as error:
+                except Exception as error:
+                    if not _is_the_stores(error):
+                        raise
                     self._log.warning(
                         "the store went away before the job's start", job_id=claim.job_id, error=str(error)
                     )
@@ -318,6 +323,11 @@ class JobWorker(Worker):
         claim = self._claims.pop(job_id, None)
         if claim is not None:
             await self._execution.refuse(claim, _reason(result_data))
+
+
+def _is_the_stores(error: Exception) -> bool:
+    """Whether ``error`` says that the store is away. arq's own commands raise what its client does."""
+    return isinstance(error, STORE_ERRORS) or is_outage(error)
 
 
 def _reason(result_data: bytes | None) -> str:

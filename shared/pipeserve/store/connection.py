@@ -42,6 +42,8 @@ WAITING_POOL_SIZE = 256
 POOL_TIMEOUT = 10
 """Seconds to wait for a free connection of the pool."""
 
+_OF_A_WRITER = frozenset({"write", "writelines", "drain", "close", "send_command", "at_eof", "readuntil", "read"})
+"""What redis-py asks of the parts of a connection."""
 _OUTAGE_WORDS = (
     *("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "TRYAGAIN"),
     "UNBLOCKED",  # what a server that is demoted tells those who block on a list
@@ -161,9 +163,19 @@ def connect_blocking(url: str, *, read_timeout: float) -> redis.Redis:
 
 def is_outage(error: BaseException) -> bool:
     """Whether ``error`` says that the store can't serve now, rather than that a request was wrong."""
+    if _closed_under_a_write(error):
+        return True
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OutOfMemoryError | ReadOnlyError | OSError):
         return True
     return isinstance(error, ResponseError) and any(word in str(error)[:200] for word in _OUTAGE_WORDS)
+
+
+def _closed_under_a_write(error: BaseException) -> bool:
+    """What comes of writing to a connection that is closed in that moment: uvloop's transport raises RuntimeError, and
+    redis-py stumbles over the writer that it has just dropped."""
+    if isinstance(error, RuntimeError):
+        return "the handler is closed" in str(error)
+    return isinstance(error, AttributeError) and error.obj is None and error.name in _OF_A_WRITER
 
 
 def is_full(error: BaseException) -> bool:
@@ -176,7 +188,7 @@ def outages(url: str) -> Generator[None]:
     """Raise StoreUnavailableError for whatever redis-py raises while the store can't serve."""
     try:
         yield
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, RuntimeError, AttributeError) as error:
         if not is_outage(error):
             raise
         raise StoreUnavailableError(f"the job store at {masked(url)} {_trouble(error)}", retry_after=1.0) from error

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.tasks import end_tasks
-from pipeserve.store.connection import Connection
+from pipeserve.store.connection import Connection, is_outage
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Hub:
                     await pubsub.subscribe(name)  # pyright: ignore[reportUnknownMemberType]
                 else:
                     await pubsub.unsubscribe(name)  # pyright: ignore[reportUnknownMemberType]
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it is, a new connection begins with everything in _channels
                 self._broken = error
 
     async def _listen(self) -> None:
@@ -227,7 +227,9 @@ class Hub:
                 async with self._connected() as pubsub:
                     pause = 0.0
                     await self._dispatch(pubsub)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it is, followers wait for the next connection
+                if not (isinstance(error, RedisError) or is_outage(error)):
+                    logger.exception("the event hub's connection broke")
                 if not self._closed:
                     self._outage.lost(error)
             await asyncio.sleep(pause)
@@ -249,7 +251,8 @@ class Hub:
             self._pubsub = None
             for channel in self._channels.values():
                 channel.acknowledged.clear()
-            await pubsub.aclose()
+            async with self._sending:  # one that is being used would connect once more, and nobody would close that
+                await pubsub.aclose()
 
     async def _dispatch(self, pubsub: PubSub) -> None:
         while True:
