@@ -20,7 +20,7 @@ run: $(VENV)/.stamp-run ## serve examples/quickstart.py on port 8001 (PORT=…):
 test: $(VENV)/.stamp-dev ## run every test (ARGS="-k name -x" goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(VENV)/.stamp-dev ## run the tests that need no whole service, Docker or browser: about a minute
+test-fast: $(VENV)/.stamp-dev ## run the tests that need no whole service, Docker or browser: about two minutes
 	@$(BIN)/python -m pytest -m "not e2e and not docker and not browser" $(ARGS)
 
 drill: $(VENV)/.stamp-dev ## kill processes under load for 10 minutes and check every job (ARGS="--url … --kills 200")
