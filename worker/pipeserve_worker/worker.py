@@ -172,11 +172,18 @@ class JobWorker(Worker):
                         await self._wake.wait()
         finally:
             await end_tasks([listener])
-            with contextlib.suppress(*STORE_ERRORS):
-                # A token whose reply was on its way, or that no look has answered yet: another worker should look.
-                if self._waits_for_token or self._has_token:
-                    await self._wake_ups.give_back()
-                await self.pool.delete(self.health_check_key)
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Take nothing along that others need. A store that is away forgets by itself what is left then."""
+        try:
+            # A token whose reply was on its way, or that no look has answered yet: another worker should look.
+            if self._waits_for_token or self._has_token:
+                await self._wake_ups.give_back()
+            await self.pool.delete(self.health_check_key)
+        except Exception as error:
+            if not _is_the_stores(error):
+                raise
 
     async def _claim_or_back_off(self) -> float:
         """One round of the loop; the seconds to wait for the next, if nothing wakes it before."""
