@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +67,8 @@ async def read(store: ArtifactStore, one: Artifact, start: int = 0, stop: int | 
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    # os.walk passes over a folder that is removed meanwhile; Path.rglob raises.
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 # ---- the store

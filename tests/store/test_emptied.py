@@ -12,6 +12,7 @@ from tests.store.test_embedded import ask
 from tests.store_fixtures import wait_until
 
 from pipeserve.errors import StaleAttemptError
+from pipeserve.runtime.ports import WorkerInfo
 from pipeserve.sdk.deployment import Deployment
 from pipeserve.store import DeploymentStore, LeaseKeeper, Store
 
@@ -43,7 +44,10 @@ class Process:
 
     def __init__(self, url: str, jobs: DeploymentStore, owner: str, deployment: Deployment | None = None) -> None:
         self.emptied = 0
-        self.keeper = LeaseKeeper(url, jobs.keys, owner, LEASE, on_emptied=self._on_emptied, deployment=deployment)
+        info = WorkerInfo(owner, host="h", pid=1, started_at="2026-01-31T12:00:00Z", busy=0, concurrency=1)
+        self.keeper = LeaseKeeper(
+            url, jobs.keys, owner, LEASE, lambda: info, on_emptied=self._on_emptied, deployment=deployment
+        )
 
     def _on_emptied(self) -> None:
         self.emptied += 1
@@ -52,6 +56,10 @@ class Process:
 async def epoch(jobs: DeploymentStore) -> str | None:
     stored: bytes | None = await jobs.redis.get(jobs.keys.epoch)
     return None if stored is None else stored.decode().partition(":")[0]
+
+
+async def listed(jobs: DeploymentStore, count: int) -> bool:
+    return len((await jobs.operations.figures()).workers) == count
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -63,7 +71,8 @@ async def test_every_process_says_once_that_the_store_was_emptied_and_it_is_coun
 ) -> None:
     one, two = (Process(store_url, deployment_store, owner) for owner in ("one", "two"))
     with one.keeper, two.keeper:
-        first = await wait_until(lambda: epoch(deployment_store), description="the store is marked")
+        await wait_until(lambda: listed(deployment_store, 2), description="both have seen the store as it was")
+        first = await epoch(deployment_store)
         assert (await deployment_store.operations.condition())["emptied_at"] is None
         for times in (1, 2):
             await ask(store_url, "FLUSHALL")
