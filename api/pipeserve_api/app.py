@@ -22,6 +22,7 @@ from pipeserve_api.routes import (
     operations,
     streams,
     submissions,
+    tokens,
     visualizations,
 )
 from pipeserve_api.services import ServicesOpener
@@ -45,7 +46,7 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan)
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
     app.add_middleware(invoke.InvokeFirst)
-    for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, operations):
+    for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, tokens, operations):
         app.include_router(module.router)
     problems.install(app)
     if settings.auth_key is not None:

@@ -26,6 +26,15 @@ _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
+_TOKEN_SCHEME = {
+    "token": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "A token of the one job that is read, from POST /jobs/{id}/token",
+    }
+}
+_FOR_TOKENS = ("/jobs/{job_id}", "/stream/", "/events")
 _OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 KEY_HEADER: dict[str, Any] = {
     "name": "Idempotency-Key",
@@ -96,14 +105,17 @@ def _document(
 
 
 def _require_key(document: dict[str, Any]) -> None:
-    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES | _TOKEN_SCHEME
     document["security"] = [{name: []} for name in _SECURITY_SCHEMES]  # any one of them will do
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             if path in _OPEN_PATHS:
                 operation["security"] = []
-            else:
-                operation["responses"]["401"] = problems(401)[401]
+                continue
+            operation["responses"]["401"] = problems(401)[401]
+            if method == "get" and path.startswith(_FOR_TOKENS):
+                operation["security"] = [*document["security"], *({name: []} for name in _TOKEN_SCHEME)]
+                operation["responses"]["403"] = problems(403)[403]
 
 
 def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ from pipeserve_api.forecast import Forecast
 from pipeserve_api.lookup import JobLookup
 from pipeserve_api.schemas import InvocationReader
 from pipeserve_api.settings import ApiSettings
+from pipeserve_api.tokens import TokenSigner, signing_keys
 
 SIGNALS_RETRY = 1.0
 """Seconds between tries to listen for cancels while the store is away."""
@@ -90,6 +91,7 @@ class Services:
     cache_teller: CacheTeller | None
     """None: what this process's step cache holds is told to nobody."""
     drain: Drain
+    tokens: TokenSigner
     started_at: float = field(default_factory=time.time)
     """Unix time in seconds."""
 
@@ -217,6 +219,7 @@ async def _services(
             cache_teller=teller,
             artifacts=artifacts,
             drain=drain,
+            tokens=TokenSigner(signing_keys(settings.service), deployment.id),
         )
 
 

@@ -56,6 +56,8 @@ class ApiSettings:
             shown |= model.model_dump(mode="json", by_alias=True)
         if self.service.auth_key is not None:
             shown["ZENML_SERVING_AUTH_KEY"] = MASK
+        if self.service.token_secret is not None:
+            shown["PIPESERVE_TOKEN_SECRET"] = MASK
         if self.webhooks.secret is not None:
             shown["PIPESERVE_WEBHOOK_SECRET"] = MASK
         if self.store.redis_url is not None:

@@ -195,6 +195,18 @@ class ServiceSettings(_Settings):
         alias="ZENML_SERVING_AUTH_KEY",
         description="Once set, every route but /health* needs it; or one of several, commas between.",
     )
+    token_secret: SecretStr | None = Field(
+        None,
+        alias="PIPESERVE_TOKEN_SECRET",
+        description="Signs tokens of jobs. The first of several signs, all are taken. Unset: ZENML_SERVING_AUTH_KEY does.",
+    )
+    token_ttl: float = Field(
+        3600.0,
+        ge=1,
+        le=604_800,
+        alias="PIPESERVE_TOKEN_TTL",
+        description="Seconds for which a token of a job is good unless its request says.",
+    )
     max_body: int = Field(
         1_048_576, gt=0, alias="PIPESERVE_MAX_BODY", description="Bytes that a request's body may have."
     )

@@ -84,6 +84,7 @@ async def test_every_route_is_described_with_its_problems(document: dict[str, An
         "/invoke",
         "/invoke/batch",
         "/jobs/{job_id}/retry",
+        "/jobs/{job_id}/token",
         "/jobs/{job_id}/artifacts/{name}",
         "/jobs/{job_id}/explain",
         "/jobs/{job_id}/logs",
@@ -130,16 +131,19 @@ async def test_without_a_key_none_is_described(document: dict[str, Any]):
 async def test_a_key_is_described_once_it_is_needed():
     async with serving(employ, service={"auth_key": "k"}) as service:
         document = (await service.http.get("/openapi.json", headers={"X-API-Key": "k"})).json()
-    assert document["components"]["securitySchemes"] == {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    assert document["security"] == [{"bearer": []}, {"apiKey": []}]
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["bearer"] == {"type": "http", "scheme": "bearer"}
+    assert schemes["apiKey"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    assert (schemes["token"]["in"], schemes["token"]["name"]) == ("query", "token")
+    keys = [{"bearer": []}, {"apiKey": []}]
+    assert document["security"] == keys
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             is_open = path.startswith("/health")
             assert ("401" in operation["responses"]) is not is_open
-            assert operation.get("security") == ([] if is_open else None)
+            takes_token = method == "get" and path.startswith(("/jobs/{job_id}", "/stream/", "/events"))
+            expected = [*keys, {"token": []}] if takes_token else [] if is_open else None
+            assert operation.get("security") == expected
 
 
 async def test_the_docs_page_shows_the_document():

@@ -82,11 +82,12 @@ def test_the_http_page_names_every_route() -> None:
         operations,
         streams,
         submissions,
+        tokens,
         visualizations,
     )
 
     page = (DOCS / "http.md").read_text()
-    modules = (jobs, submissions, logs, visualizations, artifacts, explain, streams, operations)
+    modules = (jobs, submissions, logs, visualizations, artifacts, explain, streams, tokens, operations)
     paths = [route.path for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
     for path in [invoke.PATH, *paths]:
         named = path.replace("{job_id}", "{id}")
