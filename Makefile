@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 ARGS   ?=
+# Most tests wait for something rather than compute: twice as many processes as CPUs.
+PYTEST := $(BIN)/python -m pytest -n $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN)))) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-fast drill lint format bench up lock clean
@@ -17,11 +19,11 @@ install: $(VENV)/.stamp-dev ## make .venv with all that running, testing and lin
 run: $(VENV)/.stamp-run ## serve examples/quickstart.py on port 8001 (PORT=…): store, API, two workers; Ctrl-C ends it
 	@exec $(BIN)/pipeserve serve examples/quickstart.py:quickstart --workers 2 --port $(PORT)
 
-test: $(VENV)/.stamp-dev ## run every test (ARGS="-k name -x" goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.stamp-dev ## run every test (ARGS="-k name -x" goes to pytest; "-n 0": one after another)
+	@$(PYTEST) $(ARGS)
 
-test-fast: $(VENV)/.stamp-dev ## run the tests that need no whole service, Docker or browser: about two minutes
-	@$(BIN)/python -m pytest -m "not e2e and not docker and not browser" $(ARGS)
+test-fast: $(VENV)/.stamp-dev ## run the tests that need no whole service, Docker or browser: about a minute
+	@$(PYTEST) -m "not e2e and not docker and not browser" $(ARGS)
 
 drill: $(VENV)/.stamp-dev ## kill processes under load for 10 minutes and check every job (ARGS="--url … --kills 200")
 	@$(BIN)/python -m tests.faults.drill $(ARGS)
