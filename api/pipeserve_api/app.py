@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from pipeserve.settings import ServiceSettings
 from pipeserve_api import openapi, problems
-from pipeserve_api.auth import KeyMiddleware, keys_of
+from pipeserve_api.auth import KeyMiddleware
 from pipeserve_api.drain import Drain
 from pipeserve_api.routes import (
     artifacts,
@@ -20,12 +20,14 @@ from pipeserve_api.routes import (
     jobs,
     logs,
     operations,
+    socket,
     streams,
     submissions,
     tokens,
     visualizations,
 )
 from pipeserve_api.services import ServicesOpener
+from pipeserve_api.tokens import several
 
 
 def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain | None = None) -> FastAPI:
@@ -45,10 +47,11 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
 
     app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan)
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
+    app.router.routes.append(WebSocketRoute(socket.PATH, socket.SocketEndpoint()))
     app.add_middleware(invoke.InvokeFirst)
     for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, tokens, operations):
         app.include_router(module.router)
     problems.install(app)
     if settings.auth_key is not None:
-        app.add_middleware(KeyMiddleware, keys=keys_of(settings.auth_key.get_secret_value()))
+        app.add_middleware(KeyMiddleware, keys=several(settings.auth_key, "ZENML_SERVING_AUTH_KEY"))
     return app

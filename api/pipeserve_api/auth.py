@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeserve.errors import ConfigurationError, ForbiddenError, ProblemError, UnauthorizedError
+from pipeserve.errors import ForbiddenError, ProblemError, UnauthorizedError
 from pipeserve_api.problems import error_response
 from pipeserve_api.services import Services
 from pipeserve_api.tokens import PREFIX
@@ -22,14 +22,6 @@ CALLER = "caller"
 GRANT = "grant"
 """The name under which it notes the one job that the request may read, if it came with a token."""
 _DIGEST_LENGTH = 16
-
-
-def keys_of(setting: str) -> list[str]:
-    """The keys in ``ZENML_SERVING_AUTH_KEY``, which has commas between them. Raises ConfigurationError for none."""
-    keys = [key.strip() for key in setting.split(",") if key.strip()]
-    if not keys:
-        raise ConfigurationError("wrong setting: ZENML_SERVING_AUTH_KEY: it names no key; unset it to need none")
-    return keys
 
 
 def caller_of(scope: Scope) -> str:

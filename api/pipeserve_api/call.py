@@ -1,8 +1,7 @@
 """One valid call, from its request to its answer.
 
-A call is *inline* (runs in this process), or *queued* (a worker runs it) when the caller asks for that or the service
-is set so. Either way it is a job: a synchronous caller who can't wait longer gets a 202 for the same job. A call with
-an idempotency key may find that its job is there already; then it is answered with that one.
+However it comes to run (:mod:`pipeserve_api.launch`), it is a job: a synchronous caller who can't wait longer gets a
+202 for the same job. A call whose job is there already is answered with that one.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from pipeserve.errors import DrainingError, StoreUnavailableError
-from pipeserve.jobs import JobStatus, new_job_id
-from pipeserve.runtime.inline import RunOptions
+from pipeserve.jobs import JobStatus
 from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.ports import IdempotencyKey
 from pipeserve.runtime.run import RunResult
@@ -29,16 +27,14 @@ from pipeserve_api import answers
 from pipeserve_api.attend import Interruption, LeaveWatch, attend
 from pipeserve_api.cache_status import cache_headers, calls_of_job, calls_of_run
 from pipeserve_api.idempotency import REPLAYED
-from pipeserve_api.lookup import JobLog, LocalLog, StoredLog
+from pipeserve_api.launch import Launched, Order, launch, leave_run
+from pipeserve_api.lookup import JobLog
 from pipeserve_api.preferences import CallPreferences
 from pipeserve_api.problems import error_response, problem_of_run, problem_response
 from pipeserve_api.schemas import Invocation
 from pipeserve_api.services import Services
 from pipeserve_api.sse import EventStream
-from pipeserve_api.submission import new_job, refuse_taps, refuse_terms_of_queued_jobs, run_name_of, webhook_of
 from pipeserve_api.whole_outputs import with_whole_outputs
-
-CALLER_LEFT = "the caller disconnected"
 
 _log = logging.getLogger(__name__)
 
@@ -60,42 +56,29 @@ class Call:
 
     async def answer(self) -> Response | None:
         """Run the call, or see that it is run, and answer it as it asks. Raises ProblemError before anything runs."""
-        asked_async = self.preferences.queued or self.job_id is not None
-        if not asked_async:
-            refuse_terms_of_queued_jobs(self.invocation)
-        if asked_async or self.services.settings.service.sync_execution == "queued":
-            refuse_taps(self.invocation)
-            return await self._queued(asked_async=asked_async)
-        return await self._inline()
+        preferences = self.preferences
+        order = Order(
+            self.invocation,
+            queued=preferences.queued,
+            cache=preferences.cache,
+            caller=self.caller,
+            idempotency=self.idempotency,
+            job_id=self.job_id,
+            follow=preferences.events,
+        )
+        launched = await launch(self.services, order)
+        headers = self._headers | REPLAYED if launched.replayed else self._headers
+        if preferences.events:
+            return self._stream(launched, headers)
+        if order.asked_async:
+            return await self._answer_of_job(launched, preferences.wait, headers)
+        if launched.replayed:
+            return await self._replayed(launched, headers)
+        if launched.run is not None:
+            return await self._result_of(launched.run)
+        return await self._answer_of_job(launched, self._wait, headers)
 
     # --- in this process
-
-    async def _inline(self) -> Response | None:
-        services, invocation = self.services, self.invocation
-        services.runtime.check_taps(invocation.taps)
-        options = RunOptions(
-            run_name=run_name_of(services, invocation),
-            timeout=invocation.timeout,
-            labels=invocation.labels,
-            taps=invocation.taps,
-            cache=self.preferences.cache,
-            priority=invocation.priority,
-        )
-        webhook, raw = webhook_of(services, invocation), invocation.raw_parameters
-        if self.idempotency is None and webhook is None:
-            follow = self.preferences.events
-            run = services.inline.start(invocation.parameters, raw_parameters=raw, follow=follow, **options)
-        else:
-            admission, run = await services.inline.open(
-                invocation.parameters, raw_parameters=raw, idempotency=self.idempotency, webhook=webhook, **options
-            )
-            if admission.replayed or run is None:
-                return await self._replayed(admission.job_id, run)
-        self._log_call(run.job_id)
-        if self.preferences.events:
-            on_leave = None if self._outlives_its_caller else partial(self._left_stream, run)
-            return self._stream(LocalLog(run.log), run.job_id, self._headers, on_leave)
-        return await self._result_of(run)
 
     async def _result_of(self, run: InlineRun) -> Response | None:
         watch = LeaveWatch(self.receive, partial(self._leave, run))
@@ -142,11 +125,8 @@ class Call:
         return self._accepted(run.job_id, status=JobStatus.RUNNING, queue_position=None, headers=self._headers)
 
     def _leave(self, run: InlineRun) -> None:
-        if run.result is None and not self._outlives_its_caller:
-            self.services.inline.cancel(run.job_id, reason=CALLER_LEFT, by="caller")
-
-    async def _left_stream(self, run: InlineRun) -> None:
-        self._leave(run)
+        if self.idempotency is None:  # with a key the caller comes back
+            leave_run(self.services, run)
 
     def _run_answer(self, run: InlineRun, result: RunResult, headers: dict[str, str]) -> Response:
         cached_calls = calls_of_run(result.steps)
@@ -171,35 +151,17 @@ class Call:
 
     # --- on the workers
 
-    async def _queued(self, *, asked_async: bool) -> Response | None:
-        services, preferences = self.services, self.preferences
-        job = new_job(
-            services,
-            self.invocation,
-            job_id=self.job_id or new_job_id(),
-            caller=self.caller,
-            cache=preferences.cache,
-            idempotency=self.idempotency,
-        )
-        admission = await services.ledger.submit(job)
-        job_id = admission.job_id
-        if admission.replayed and not asked_async:
-            return await self._replayed(job_id, services.inline.find(job_id))
-        self._log_call(job_id, replayed=admission.replayed)
-        headers = self._headers | REPLAYED if admission.replayed else self._headers
-        stays = asked_async or self._outlives_its_caller
-        log = services.jobs.log_of(job_id) if admission.replayed else StoredLog(services.log, job_id)
-        if preferences.events:
-            return self._stream(log, job_id, headers, None if stays else partial(self._leave_queued, job_id))
-        wait = preferences.wait if asked_async else self._wait
-        if not wait:
-            status, position = JobStatus.PENDING, admission.queue_position
-            if admission.replayed:
-                known = await services.jobs.get(job_id)
-                status, position = known.status, known.queue_position
-            return self._accepted(job_id, status=status, queue_position=position, headers=headers)
-        on_leave = None if stays else partial(self._leave_queued, job_id)
-        return await self._end_of(job_id, log, wait, headers, whole=not asked_async, on_leave=on_leave)
+    async def _answer_of_job(self, launched: Launched, wait: float | None, headers: dict[str, str]) -> Response | None:
+        """Of a job that this process does not run. ``wait``: seconds for which its caller waits for its end."""
+        job_id = launched.job_id
+        if wait:
+            whole = not (self.preferences.queued or self.job_id is not None)
+            return await self._end_of(job_id, launched.log, wait, headers, whole=whole, on_leave=launched.leave)
+        status, position = JobStatus.PENDING, launched.queue_position
+        if launched.replayed:
+            known = await self.services.jobs.get(job_id)
+            status, position = known.status, known.queue_position
+        return self._accepted(job_id, status=status, queue_position=position, headers=headers)
 
     async def _end_of(
         self,
@@ -240,23 +202,13 @@ class Call:
         )
         return Response(body, headers=headers, media_type="application/json")
 
-    async def _leave_queued(self, job_id: str) -> None:
-        try:
-            await self.services.ledger.cancel(job_id, reason=CALLER_LEFT, by="caller")
-        except StoreUnavailableError:  # nobody is left to be told
-            _log.warning("a caller left, and its job could not be canceled", extra={"job_id": job_id})
-
     # --- a job that was there already
 
-    async def _replayed(self, job_id: str, run: InlineRun | None) -> Response | None:
-        """The answer of a synchronous call whose job is there. ``run``: it is, or of late was, one of this process."""
-        self._log_call(job_id, replayed=True)
-        services, headers = self.services, self._headers | REPLAYED
-        log = services.jobs.log_of(job_id) if run is None else LocalLog(run.log)
-        if self.preferences.events:
-            return self._stream(log, job_id, headers, None)
+    async def _replayed(self, launched: Launched, headers: dict[str, str]) -> Response | None:
+        """The answer of a synchronous call whose job is there; its run: it is, or of late was, one of this process."""
+        services, run, job_id = self.services, launched.run, launched.job_id
         if run is None:
-            return await self._end_of(job_id, log, self._wait, headers, whole=True)
+            return await self._end_of(job_id, launched.log, self._wait, headers, whole=True)
         ended = await attend(run.wait(), seconds=self._wait, receive=self.receive, drain=services.drain)
         if ended is Interruption.CALLER_LEFT:
             return None
@@ -276,23 +228,13 @@ class Call:
         wait = self.preferences.wait
         return self.services.settings.service.sync_wait if wait is None else wait
 
-    @property
-    def _outlives_its_caller(self) -> bool:
-        """Whether the caller may leave: it will come back with the same key."""
-        return self.idempotency is not None
-
-    def _stream(
-        self,
-        log: JobLog,
-        job_id: str,
-        headers: dict[str, str],
-        on_leave: Callable[[], Coroutine[Any, Any, None]] | None,
-    ) -> Response:
+    def _stream(self, launched: Launched, headers: dict[str, str]) -> Response:
+        log = launched.log
         return EventStream(
             lambda: log.follow(after=0),
             drain=self.services.drain,
-            on_leave=on_leave,
-            headers=headers | answers.location(job_id),
+            on_leave=launched.leave,
+            headers=headers | answers.location(launched.job_id),
         )
 
     def _accepted(
@@ -300,9 +242,3 @@ class Call:
     ) -> Response:
         body = answers.accepted(job_id, status=status, queue_position=queue_position)
         return Response(body, 202, headers | answers.location(job_id) | answers.RETRY_AFTER, "application/json")
-
-    def _log_call(self, job_id: str, *, replayed: bool = False) -> None:
-        """Names only: values may be secret."""
-        names = ",".join(self.invocation.parameters.applied)
-        said = "invoked again with the same key" if replayed else "invoked"
-        _log.info(said, extra={"job_id": job_id, "parameters_applied": names})

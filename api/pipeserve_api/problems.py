@@ -45,10 +45,11 @@ def problem_response(
     if retry_after is not None:
         sent["retry-after"] = str(max(1, math.ceil(retry_after)))
     body = problem.as_dict() | dict(extensions or {})
-    return Response(_encode(body), problem.status, sent, MEDIA_TYPE)
+    return Response(encode(body), problem.status, sent, MEDIA_TYPE)
 
 
-def _encode(body: dict[str, Any]) -> bytes:
+def encode(body: dict[str, Any]) -> bytes:
+    """``body``, which has a problem's members in it, as JSON, whatever a step has put into them."""
     try:
         return orjson.dumps(body)
     except TypeError:  # a lone surrogate, or a whole number of more than 64 bits
@@ -136,12 +137,16 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_unexpected(request: Request, _error: Exception) -> Response:
     """A fault of this service. Starlette raises it again after this answer, so the server logs its traceback."""
-    problem = Problem(
+    return problem_response(unexpected_problem(request.url.path))
+
+
+def unexpected_problem(instance: str) -> Problem:
+    """What a request for ``instance`` is told of a fault of this service. Whoever answers so logs the traceback."""
+    return Problem(
         type="urn:pipeserve:problem:internal_error",
         title="Internal Server Error",
         status=500,
         detail="The service failed while it answered this request; its log says why.",
-        instance=request.url.path,
+        instance=instance,
         code="internal_error",
     )
-    return problem_response(problem)

@@ -59,11 +59,11 @@ class InvocationReader:
         naming each wrong key.
         """
         body = body or b"{}"
-        return self._read(self._invocation, body, _parse(body))
+        return self._read(self._invocation, body, parse(body))
 
     def items(self, body: bytes) -> list[Any]:
         """The items of a batch, for :meth:`read_item`. Raises as :meth:`read`, for the batch as a whole."""
-        sent = _parse(body or b"{}")
+        sent = parse(body or b"{}")
         if not isinstance(sent, dict):
             raise _wrong("body", "dict_type", 'The body must be a JSON object: {"items": [{"parameters": {…}}, …]}')
         members = cast(dict[str, Any], sent)
@@ -126,12 +126,13 @@ def _explain_term(location: tuple[int | str, ...], kind: str, message: str, mode
     return {"name": name, "type": kind, "detail": f"{name}: {message}"}
 
 
-def _parse(body: bytes) -> Any:
+def parse(body: bytes, what: str = "The body") -> Any:
+    """``body`` as JSON values. Raises BadRequestError, which calls it ``what``, as :meth:`InvocationReader.read`."""
     try:
         # Validation alone would take NaN, and keeps no copy of what was sent.
         sent = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise BadRequestError(f"The body is not JSON: {error}") from None
+        raise BadRequestError(f"{what} is not JSON: {error}") from None
     if _MAY_OVERFLOW.search(body) and (place := _overflow(sent)) is not None:
         raise BadRequestError(
             f"{place}: the number is too large; one with a fraction or an exponent must lie within ±1.8e308"

@@ -18,11 +18,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.settings import ServiceSettings
 from pipeserve_api.drain import Drain
+from pipeserve_api.socket.protocol import PING_SECONDS, PONG_SECONDS, SocketProtocol
 
 CONNECTION_GRACE = 1
-"""Seconds that connections have to close once nothing runs any more. A reader that has stalled is cut then."""
+"""Seconds that connections have to close once nothing runs any more. What still runs is cancelled then."""
+STALL_GRACE = 0.5
+"""Seconds of these that a reader has to take what it was sent. A connection whose buffer is not empty then is cut."""
 INTERRUPT_GRACE = 0.5
 """Seconds that interrupted calls have to end before connections close. Their answers may still come in that time."""
 CTRL_C_GRACE = 2.0
@@ -42,6 +46,11 @@ def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=CONNECTION_GRACE,
+        ws=SocketProtocol,
+        ws_max_size=settings.max_body,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+        ws_per_message_deflate=False,  # it would cost each event more time on the loop than all the rest
     )
 
 
@@ -77,7 +86,18 @@ class Server(uvicorn.Server):
         while self._busy() and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await self._interrupt(INTERRUPT_GRACE)
-        await super().shutdown(sockets)
+        cutting = asyncio.create_task(self._cut_stalled(), name="cut-stalled")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            await end_tasks([cutting])
+
+    async def _cut_stalled(self) -> None:
+        """End what a close does not: it waits for a reader who has stopped to take everything."""
+        await asyncio.sleep(STALL_GRACE)
+        for connection in list(self.server_state.connections):
+            if connection.transport.get_write_buffer_size() > 0:
+                connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal asks to stop."""

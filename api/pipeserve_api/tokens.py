@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
+from pydantic import SecretStr
 
 from pipeserve.errors import ConfigurationError, UnauthorizedError
 from pipeserve.settings import ServiceSettings
@@ -74,15 +75,21 @@ def signing_keys(settings: ServiceSettings) -> list[bytes]:
 
     Raises ConfigurationError for a secret that names none.
     """
-    secret = settings.token_secret or settings.auth_key
-    if secret is None:
-        # Nothing is checked then either; and a key that is set later must not take what was signed before.
+    if settings.token_secret is not None:
+        named = several(settings.token_secret, "PIPESERVE_TOKEN_SECRET")
+    elif settings.auth_key is not None:
+        named = several(settings.auth_key, "ZENML_SERVING_AUTH_KEY")
+    else:  # nothing is checked then; and a key that is set later must not take what was signed before
         named = [secrets.token_hex(32)]
-    else:
-        named = [part.strip() for part in secret.get_secret_value().split(",") if part.strip()]
-    if not named:
-        raise ConfigurationError("wrong setting: PIPESERVE_TOKEN_SECRET: it names no secret")
     return [hmac.digest(name.encode(), _PURPOSE, hashlib.sha256) for name in named]
+
+
+def several(setting: SecretStr, variable: str) -> list[str]:
+    """The secrets in a setting, which has commas between them. Raises ConfigurationError for none."""
+    named = [part.strip() for part in setting.get_secret_value().split(",") if part.strip()]
+    if not named:
+        raise ConfigurationError(f"wrong setting: {variable}: it names none; unset it to need none")
+    return named
 
 
 def _signature(key: bytes, said: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query
@@ -10,22 +10,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeserve.errors import AlreadyFinishedError, NotFoundError
-from pipeserve.events import is_terminal, number
 from pipeserve.jobs import Job, JobPage, JobStatus
-from pipeserve.runtime.ports import JobQuery, LogEntry, LogGap
+from pipeserve.runtime.ports import JobQuery
 from pipeserve_api import answers
-from pipeserve_api.attend import Interruption, attend
+from pipeserve_api.attend import attend
 from pipeserve_api.cache_status import cache_headers, calls_of_job
 from pipeserve_api.dependencies import AfterSeq, ServicesDep, WaitSeconds
-from pipeserve_api.lookup import JobLog
-from pipeserve_api.models import Accepted, Canceled, EventPage, InvocationResult
+from pipeserve_api.event_page import EventPage
+from pipeserve_api.event_types import EventTypes, wanted_types
+from pipeserve_api.models import Accepted, Canceled, InvocationResult
+from pipeserve_api.models import EventPage as EventPageBody
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import problem_of_run, problem_response
 from pipeserve_api.services import Services
 
 router = APIRouter(tags=["jobs"])
 JSON = "application/json"
-EVENTS_LIMIT = 1000
 
 
 @router.get("/jobs", response_model=JobPage, responses=problems(400, 422, 503), summary="List jobs, newest first")
@@ -118,39 +118,35 @@ async def get_result(request: Request, job_id: str, services: ServicesDep) -> Re
 
 @router.get(
     "/jobs/{job_id}/events",
-    response_model=EventPage,
+    response_model=EventPageBody,
     responses=problems(404, 422, 503),
     summary="Read a job's log",
 )
 async def get_events(
-    request: Request, job_id: str, services: ServicesDep, after: AfterSeq = 0, wait: WaitSeconds = 0
+    request: Request,
+    job_id: str,
+    services: ServicesDep,
+    after: AfterSeq = 0,
+    wait: WaitSeconds = 0,
+    types: EventTypes = None,
 ) -> Response:
-    """Pass ``next`` as ``after`` to go on; ``done`` says that nothing will follow. ``gaps`` names what was trimmed."""
+    """Pass ``next`` as ``after`` to go on; ``done`` says that nothing will follow. ``gaps`` names what was trimmed.
+
+    With ``types``, ``next`` moves over what is left out, and ``wait`` goes on for as long as only such events come.
+    """
+    wanted = wanted_types(types)
     job = await services.jobs.get(job_id)
-    log = services.jobs.log_of(job_id)
-    entries = await log.read(after=after, limit=EVENTS_LIMIT)
-    if not entries and wait > 0 and not job.status.terminal:
-        news = await attend(_news(log, after), seconds=wait, receive=request.receive, drain=services.drain)
-        entries = [] if isinstance(news, Interruption) else news
-        ended = not entries and await _has_ended(services, job_id)
-    else:
-        ended = job.status.terminal
-    done = ended and not entries
-    events: list[bytes] = []
-    gaps: list[dict[str, Any]] = []
-    position = after
-    for entry in entries:
-        if isinstance(entry, LogGap):
-            gaps.append({"from": entry.first, "to": entry.last, "reason": entry.reason})
-            position = entry.last
-        else:
-            events.append(number(entry.seq, entry.body))
-            position = entry.seq
-            done = is_terminal(entry.body)
-    page: dict[str, Any] = {"events": [orjson.Fragment(event) for event in events], "next": position, "done": done}
-    if gaps:
-        page["gaps"] = gaps
-    return Response(orjson.dumps(page), headers=None if done else answers.RETRY_AFTER, media_type=JSON)
+    page = EventPage(services.jobs.log_of(job_id), after=after, types=wanted)
+    await page.read()
+    ended = job.status.terminal
+    if page.empty and not ended and wait > 0:
+        await attend(page.follow(), seconds=wait, receive=request.receive, drain=services.drain)
+        if page.empty and (ended := await _has_ended(services, job_id)):
+            await page.read()  # it may have ended after the wait was over: then its end is still to be told
+    if page.empty and ended:
+        page.end()
+    headers = None if page.done else answers.RETRY_AFTER
+    return Response(page.json(), headers=headers, media_type=JSON)
 
 
 async def _has_ended(services: Services, job_id: str) -> bool:
@@ -158,11 +154,3 @@ async def _has_ended(services: Services, job_id: str) -> bool:
         return (await services.jobs.get(job_id)).status.terminal
     except NotFoundError:  # a memory-only run is gone once it has ended
         return True
-
-
-async def _news(log: JobLog, after: int) -> list[LogEntry | LogGap]:
-    """What follows ``after``, once anything does; nothing once the log has ended."""
-    async with log.follow(after=after) as entries:
-        async for _ in entries:
-            break
-    return await log.read(after=after, limit=EVENTS_LIMIT)

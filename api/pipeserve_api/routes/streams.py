@@ -7,14 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
-from pipeserve.errors import BadRequestError, InvalidParametersError
-from pipeserve.events import EventType
+from pipeserve.errors import BadRequestError
 from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.event_types import EventTypes, wanted_types
 from pipeserve_api.openapi import problems
 from pipeserve_api.sse import RETRY, EventStream, snapshot_frame
 
 router = APIRouter(tags=["jobs"])
-_TYPES = frozenset(event_type.value for event_type in EventType)
 
 
 @router.get(
@@ -32,10 +31,10 @@ async def stream_job(
     services: ServicesDep,
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
     after: Annotated[str | None, Query(description="The same, for the first request.")] = None,
-    types: Annotated[list[str] | None, Query(description="Only events of these types (comma-separated).")] = None,
+    types: EventTypes = None,
 ) -> Response:
     """A subscriber without a position gets a ``snapshot`` first, then every event from the first."""
-    wanted = _wanted(types)
+    wanted = wanted_types(types)
     # A browser that reconnects repeats the URL with its first position; the header is where it really is.
     position = _position(after if last_event_id is None else last_event_id)
     job = await services.jobs.get(job_id)
@@ -54,14 +53,3 @@ def _position(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise BadRequestError(f"A position is the number of an event (its SSE id), not {text[:40]!r}.")
     return int(text)
-
-
-def _wanted(types: list[str] | None) -> frozenset[str] | None:
-    if types is None:
-        return None
-    wanted = frozenset(name.strip() for text in types for name in text.split(",") if name.strip())
-    unknown = sorted(wanted - _TYPES)
-    if unknown:
-        detail = f"unknown event types: {', '.join(unknown)}; known: {', '.join(sorted(_TYPES))}"
-        raise InvalidParametersError(detail, errors=[{"name": "types", "type": "enum", "detail": detail}])
-    return wanted or None

@@ -1,0 +1,1 @@
+"""The WebSocket ``/stream``: many jobs over one connection, both ways."""
