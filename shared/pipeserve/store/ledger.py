@@ -22,11 +22,12 @@ from pipeserve.runtime.ports import (
     Renewal,
     RunView,
 )
+from pipeserve.store.append_queue import AppendQueue
 from pipeserve.store.connection import is_full
 from pipeserve.store.inputs import read_input
 from pipeserve.store.listing import list_page
 from pipeserve.store.records import RecordReader
-from pipeserve.store.scripts.append import append
+from pipeserve.store.scripts.append import Append, append
 from pipeserve.store.scripts.cancel import cancel
 from pipeserve.store.scripts.claim import claim
 from pipeserve.store.scripts.finish import Finished, finish
@@ -65,6 +66,7 @@ class RedisLedger:
         self._max_queue_size = max_queue_size
         self._unconfirmed: dict[str, _Unconfirmed] = {}
         self._records = RecordReader()
+        self._appends = AppendQueue(scope)
 
     async def submit(self, job: NewJob) -> Admission:
         """Accept ``job``. Raises QueueFullError, IdempotencyMismatchError, StoreUnavailableError."""
@@ -180,7 +182,13 @@ class RedisLedger:
     async def _append(
         self, job_id: str, attempt: int, bodies: Sequence[bytes], view: RunView, batch: str, *, ending: bool = False
     ) -> int:
-        seq = await append(self._scope, job_id, attempt, bodies, view, batch, ending=ending)
+        one = Append(job_id, attempt, bodies, view, batch)
+        if ending:
+            [seq] = await append(self._scope, [one], ending=True)
+            if isinstance(seq, Exception):
+                raise seq
+        else:
+            seq = await self._appends.add(one)
         if seq is None:
             raise StaleAttemptError.of(job_id, attempt)
         return seq

@@ -64,6 +64,7 @@ class LiveRecorder:
         self._attachments = attachments
         self._attached = 0
         self._written = 0
+        self._shown = -1  # the log's count of changes to its view, as of the newest view in the store
         self._wake: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
@@ -172,7 +173,7 @@ class LiveRecorder:
             behind = len(bodies) == _BATCH or len(bodies) < len(waiting)
             try:
                 await self._write_attachments()  # before the events that tell of them
-                await self._ledger.append(self.job_id, self.attempt, bodies, self.log.view())
+                await self._append(bodies)
             except StoreUnavailableError:
                 wake.set()
                 with contextlib.suppress(TimeoutError):
@@ -185,6 +186,12 @@ class LiveRecorder:
                 self._have_written(len(bodies))
                 if behind:
                     wake.set()
+
+    async def _append(self, bodies: Sequence[bytes]) -> None:
+        changes = self.log.view_changes
+        view = RunView() if changes == self._shown else self.log.view()
+        await self._ledger.append(self.job_id, self.attempt, bodies, view)
+        self._shown = changes
 
     async def _stop(self) -> None:
         # Not cancelled: a write under way must come to its end, or nobody knows whether it happened.

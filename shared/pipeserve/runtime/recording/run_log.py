@@ -86,6 +86,7 @@ class RunLog:
         self._missing = 0  # events dropped since the log last said so
         self._tracker = ProgressTracker(total_steps)
         self._records: dict[str, StepRecord] = {}
+        self._view_changes = 0
         self._attachments: list[Attachment] = []
         self._closed = False
         self._ended = False
@@ -107,6 +108,8 @@ class RunLog:
             if self._closed or ((may_be_dropped or self._missing) and not self._make_room(entry, may_be_dropped)):
                 return
             self._tracker.note(event)
+            if not may_be_dropped:
+                self._view_changes += 1
             if event_type is not EventType.PROGRESS_UPDATE:
                 self._note_step(event)
                 self._append(entry)
@@ -358,6 +361,11 @@ class RunLog:
         with self._lock:
             records = list(self._records.values())
         return [step_report(record, self.attempt) for record in records[-STEPS_SHOWN:]]
+
+    @property
+    def view_changes(self) -> int:
+        """How often what :meth:`view` shows may have changed (what is yielded changes nothing); read it before."""
+        return self._view_changes
 
     def view(self) -> RunView:
         """Progress and steps as the job's record shows them."""
