@@ -5,8 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 ARGS   ?=
-# Most tests wait for something rather than compute: twice as many processes as CPUs.
-PYTEST := $(BIN)/python -m pytest -n $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN)))) --dist loadfile
+# A process for each CPU: more would starve the services that the tests start.
+PYTEST := $(BIN)/python -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-fast drill lint format bench up lock clean

@@ -15,6 +15,7 @@ from pipeserve_api.auth import KeyMiddleware
 from pipeserve_api.drain import Drain
 from pipeserve_api.routes import (
     artifacts,
+    documents,
     explain,
     invoke,
     jobs,
@@ -49,7 +50,7 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
     app.router.routes.append(WebSocketRoute(socket.PATH, socket.SocketEndpoint()))
     app.add_middleware(invoke.InvokeFirst)
-    for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, tokens, operations):
+    for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, events, tokens, documents, operations):
         app.include_router(module.router)
     problems.install(app)
     if settings.auth_key is not None:

@@ -35,6 +35,18 @@ _TOKEN_SCHEME = {
     }
 }
 _FOR_TOKENS = ("/jobs/{job_id}", "/stream/", "/events")
+STREAM: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "contentMediaType": "text/event-stream",
+            "description": "Server-Sent Events: `id` is the position, `event` the type, `data` the event as one line "
+            "of JSON with `seq`, `event_type`, `job_id` and more. /asyncapi.json describes every type.",
+            "examples": ['id: 3\nevent: step_started\ndata: {"seq":3,"event_type":"step_started",…}\n\n'],
+        }
+    }
+}
+"""What an answer that is a stream holds; OpenAPI 3.1 has no words for its single events."""
 _OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 KEY_HEADER: dict[str, Any] = {
     "name": "Idempotency-Key",
@@ -95,7 +107,7 @@ def _document(
         )
         schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
         for model in (Problem, InvocationResult, Accepted):
-            _add(schemas, model.__name__, model.model_json_schema(mode="serialization", ref_template=_REF))
+            add_schema(schemas, model.__name__, model.model_json_schema(mode="serialization", ref_template=_REF))
         _replace_validation_errors(document["paths"], schemas)
         document["paths"] = {"/invoke": {"post": _invoke(schemas, deployment, definition)}, **document["paths"]}
         if needs_key:
@@ -104,8 +116,13 @@ def _document(
     return app.openapi_schema
 
 
+def security_schemes() -> dict[str, Any]:
+    """The ways to be let in."""
+    return _SECURITY_SCHEMES | _TOKEN_SCHEME
+
+
 def _require_key(document: dict[str, Any]) -> None:
-    document["components"]["securitySchemes"] = _SECURITY_SCHEMES | _TOKEN_SCHEME
+    document["components"]["securitySchemes"] = security_schemes()
     document["security"] = [{name: []} for name in _SECURITY_SCHEMES]  # any one of them will do
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -129,13 +146,13 @@ def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -
 
 
 def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: PipelineDefinition) -> dict[str, Any]:
-    _add(schemas, "Parameters", definition.input_schema(), prefix=f"{definition.name}.")
-    _add(schemas, "Outputs", definition.output_schema(), prefix=f"{definition.name}.")
+    add_schema(schemas, "Parameters", definition.input_schema(), prefix=f"{definition.name}.")
+    add_schema(schemas, "Outputs", definition.output_schema(), prefix=f"{definition.name}.")
     parameters_required = ["parameters"] if definition.input_schema().get("required") else []
     for name, terms in (("Invocation", InvocationTerms), ("BatchItem", JobTerms)):
         body = terms.model_json_schema(ref_template=_REF)
         members = {"parameters": {"$ref": _REF.format(model="Parameters")}, **body["properties"]}
-        _add(schemas, name, body | {"title": name, "properties": members, "required": parameters_required})
+        add_schema(schemas, name, body | {"title": name, "properties": members, "required": parameters_required})
     schemas["Batch"] = {
         "title": "Batch",
         "type": "object",
@@ -191,7 +208,7 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                 },
                 "content": {
                     "application/json": {"schema": {"$ref": _REF.format(model="InvocationResult")}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    **STREAM,
                 },
             },
             "202": {
@@ -204,7 +221,7 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
     }
 
 
-def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any], *, prefix: str = "") -> None:
+def add_schema(schemas: dict[str, Any], name: str, schema: dict[str, Any], *, prefix: str = "") -> None:
     """Add ``schema`` under ``name``, and the definitions that it brings along under theirs, after ``prefix``.
 
     The prefix keeps an author's ``Job`` or ``Problem`` apart from the service's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import openapi_spec_validator
 import pytest
 from pydantic import BaseModel
 from tests.api.harness import serving
@@ -180,3 +181,10 @@ async def test_every_way_to_submit_has_its_body_and_its_key(document: dict[str, 
     for operation in (paths["/invoke"]["post"], batch, again):
         assert "Idempotency-Key" in {parameter["name"] for parameter in operation["parameters"]}
     assert set(again["responses"]) >= {"202", "404", "409", "429"}
+
+
+async def test_the_document_is_valid_openapi(document: dict[str, Any]):
+    openapi_spec_validator.validate(document)
+    for stream in (document["paths"]["/invoke"]["post"], document["paths"]["/stream/{job_id}"]["get"]):
+        schema = stream["responses"]["200"]["content"]["text/event-stream"]["schema"]
+        assert schema["contentMediaType"] == "text/event-stream"

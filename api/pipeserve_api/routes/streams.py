@@ -10,7 +10,7 @@ from starlette.responses import Response
 from pipeserve.errors import BadRequestError
 from pipeserve_api.dependencies import ServicesDep
 from pipeserve_api.event_types import EventTypes, wanted_types
-from pipeserve_api.openapi import problems
+from pipeserve_api.openapi import STREAM, problems
 from pipeserve_api.sse import RETRY, EventStream, snapshot_frame
 
 router = APIRouter(tags=["jobs"])
@@ -20,7 +20,7 @@ router = APIRouter(tags=["jobs"])
     "/stream/{job_id}",
     response_class=Response,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The events"},
+        200: {"content": STREAM, "description": "The events"},
         204: {"description": "You have read everything"},
         **problems(400, 404, 422, 503),
     },
