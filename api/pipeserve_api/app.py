@@ -16,6 +16,7 @@ from pipeserve_api.drain import Drain
 from pipeserve_api.routes import (
     artifacts,
     documents,
+    events,
     explain,
     invoke,
     jobs,
@@ -50,7 +51,19 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
     app.router.routes.append(WebSocketRoute(socket.PATH, socket.SocketEndpoint()))
     app.add_middleware(invoke.InvokeFirst)
-    for module in (jobs, submissions, logs, visualizations, artifacts, explain, streams, events, tokens, documents, operations):
+    for module in (
+        jobs,
+        submissions,
+        logs,
+        visualizations,
+        artifacts,
+        explain,
+        streams,
+        events,
+        tokens,
+        documents,
+        operations,
+    ):
         app.include_router(module.router)
     problems.install(app)
     if settings.auth_key is not None:

@@ -33,7 +33,7 @@ from pipeserve_api.preferences import CallPreferences
 from pipeserve_api.problems import error_response, problem_of_run, problem_response
 from pipeserve_api.schemas import Invocation
 from pipeserve_api.services import Services
-from pipeserve_api.sse import EventStream
+from pipeserve_api.sse import EventStream, JobFrames
 from pipeserve_api.whole_outputs import with_whole_outputs
 
 _log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ class Call:
     def _stream(self, launched: Launched, headers: dict[str, str]) -> Response:
         log = launched.log
         return EventStream(
-            lambda: log.follow(after=0),
+            JobFrames(lambda: log.follow(after=0)),
             drain=self.services.drain,
             on_leave=launched.leave,
             headers=headers | answers.location(launched.job_id),

@@ -7,6 +7,7 @@ stream would hold the process up for ever. :class:`pipeserve_api.server.Server` 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Drain:
@@ -14,6 +15,7 @@ class Drain:
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
+        self._calls: set[Callable[[], object]] = set()
 
     @property
     def begun(self) -> bool:
@@ -23,7 +25,17 @@ class Drain:
     def begin(self) -> None:
         """End streams and long polls, and refuse new runs."""
         self._begun.set()
+        for call in tuple(self._calls):
+            call()
 
     async def wait(self) -> None:
         """Return when the shutdown begins."""
         await self._begun.wait()
+
+    def call(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` when the shutdown begins, unless it has begun. It costs less than a task that waits."""
+        self._calls.add(callback)
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Do not call it."""
+        self._calls.discard(callback)

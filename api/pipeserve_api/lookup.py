@@ -7,12 +7,13 @@ process that runs it knows it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from pipeserve.errors import NotFoundError, NotRetryableError
 from pipeserve.events import is_terminal
 from pipeserve.jobs import Job, is_job_id
+from pipeserve.runtime.follower import Follower, WokenFollower
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.ports import Attachment, Attachments, Cancellation, EventLog, JobLedger, LogEntry, LogGap, NewJob
@@ -27,7 +28,7 @@ class JobLog(ABC):
         """What follows number ``after``, at most ``limit`` entries. Empty: nothing yet."""
 
     @abstractmethod
-    def follow(self, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
+    def follow(self, *, after: int) -> AbstractAsyncContextManager[Follower]:
         """All that follows ``after``, as it happens; it ends after the terminal event."""
 
     async def ended(self, *, after: int) -> bool:
@@ -49,7 +50,7 @@ class StoredLog(JobLog):
     async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
         return await self._log.read(self._job_id, after=after, limit=limit)
 
-    def follow(self, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
+    def follow(self, *, after: int) -> AbstractAsyncContextManager[Follower]:
         return self._log.follow(self._job_id, after=after)
 
 
@@ -62,8 +63,25 @@ class LocalLog(JobLog):
     async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
         return self._log.read(after, limit)
 
-    def follow(self, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
-        return self._log.follow(after=after)
+    def follow(self, *, after: int) -> AbstractAsyncContextManager[Follower]:
+        return _LocalFollower(self._log, after)
+
+
+class _LocalFollower(WokenFollower):
+    """Follows a run of this process."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: RunLog, after: int) -> None:
+        super().__init__(after, log.subscribe())
+        self._log = log
+
+    async def __aexit__(self, *_: object) -> None:
+        self._log.unsubscribe(self._changed)
+
+    def _read(self, after: int) -> tuple[Sequence[LogEntry | LogGap], bool]:
+        closed = self._log.closed  # before reading: what is added in between comes with the next read
+        return self._log.read(after), closed
 
 
 class JobLookup:

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from pipeserve.runtime.tasks import end_tasks
 from pipeserve.settings import ServiceSettings
 from pipeserve_api.drain import Drain
+from pipeserve_api.hand_over import HandOver
 from pipeserve_api.socket.protocol import PING_SECONDS, PONG_SECONDS, SocketProtocol
 
 CONNECTION_GRACE = 1
@@ -37,7 +38,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
     """How the service listens."""
     return uvicorn.Config(
-        app,
+        HandOver(app),
         host=settings.host,
         port=settings.port,
         loop="uvloop",

@@ -60,7 +60,7 @@ TERMINAL_EVENTS = frozenset(
         EventType.PIPELINE_EXPIRED,
     }
 )
-_TERMINAL_NAMES = frozenset(event_type.value for event_type in TERMINAL_EVENTS)
+TERMINAL_NAMES = frozenset(event_type.value for event_type in TERMINAL_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,12 @@ def number(seq: int, body: bytes) -> bytes:
     return b'{"seq":%d,%b' % (seq, body[1:])
 
 
+def sse_frame(seq: int, body: bytes, position: str | None = None) -> bytes:
+    """``body`` as one block of Server-Sent Events. ``position``: its ``id``, where that is not just its number."""
+    event_id = b"%d" % seq if position is None else position.encode()
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id, event_type_of(body).encode(), number(seq, body))
+
+
 def event_type_of(body: bytes) -> str:
     """The type of an encoded body, read from its first member."""
     start = len(b'{"event_type":"')
@@ -120,7 +126,7 @@ def event_type_of(body: bytes) -> str:
 
 def is_terminal(body: bytes) -> bool:
     """Whether this encoded body ends its log."""
-    return event_type_of(body) in _TERMINAL_NAMES
+    return event_type_of(body) in TERMINAL_NAMES
 
 
 def decode(numbered: bytes | str) -> Event:

@@ -198,7 +198,7 @@ class ServiceSettings(_Settings):
     token_secret: SecretStr | None = Field(
         None,
         alias="PIPESERVE_TOKEN_SECRET",
-        description="Signs tokens of jobs. The first of several signs, all are taken. Unset: ZENML_SERVING_AUTH_KEY does.",
+        description="Signs tokens of jobs: the first of several signs, all are taken. Unset: the service's keys do.",
     )
     token_ttl: float = Field(
         3600.0,

@@ -92,6 +92,7 @@ async def test_every_route_is_described_with_its_problems(document: dict[str, An
         "/jobs/{job_id}/visualizations",
         "/jobs/{job_id}/visualizations/{index}",
         "/stream/{job_id}",
+        "/events",
         "/health",
         "/health/live",
         "/health/ready",

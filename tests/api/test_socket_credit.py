@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from tests.api.pipelines import shout
 from tests.api.socket_client import Frame, Socket, seqs, socket
 
 from pipeserve.events import Event, EventType, encode_body
+from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.ports import LogEntry, LogGap, RunView
 from pipeserve_api.drain import Drain
 from pipeserve_api.lookup import JobLog
@@ -168,17 +168,29 @@ class Tape(JobLog):
     async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
         return [LogEntry(after + 1 + index, body) for index, body in enumerate(self._bodies[after : after + limit])]
 
-    @asynccontextmanager
-    async def follow(self, *, after: int) -> AsyncIterator[AsyncIterator[LogEntry | LogGap]]:
-        yield self._entries(after)
+    def follow(self, *, after: int) -> Follower:
+        return TapeFollower(self, after)
 
-    async def _entries(self, after: int) -> AsyncIterator[LogEntry | LogGap]:
-        while True:
-            async with self._more:
-                while len(self._bodies) <= after:
-                    await self._more.wait()
-            after += 1
-            yield LogEntry(after, self._bodies[after - 1])
+    async def next(self, after: int) -> LogEntry:
+        async with self._more:
+            while len(self._bodies) <= after:
+                await self._more.wait()
+        return LogEntry(after + 1, self._bodies[after])
+
+
+class TapeFollower(Follower):
+    def __init__(self, tape: Tape, after: int) -> None:
+        super().__init__()
+        self._tape = tape
+        self._after = after
+
+    async def batch(self) -> Sequence[LogEntry | LogGap]:
+        entry = await self._tape.next(self._after)
+        self._after += 1
+        return [entry]
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 def following(tape: Tape, credit: Credit, sender: Sender) -> Subscription:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -16,9 +14,10 @@ from tests.api.pipelines import gated, shout
 from tests.api.worker import working
 
 from pipeserve.events import Event, EventType, encode_body
+from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve_api.drain import Drain
-from pipeserve_api.sse import EventStream
+from pipeserve_api.sse import EventStream, JobFrames
 
 
 @pytest.fixture
@@ -176,24 +175,27 @@ async def test_streams_end_with_a_retry_when_the_service_drains(served: Served):
 # --- the response by itself
 
 
-class Following:
+class Following(Follower):
     """A log that a test writes, and whether somebody follows it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.entries: asyncio.Queue[LogEntry | LogGap | None] = asyncio.Queue()
         self.followers = 0
 
-    @asynccontextmanager
-    async def follow(self) -> AsyncIterator[AsyncIterator[LogEntry | LogGap]]:
-        self.followers += 1
-        try:
-            yield self._entries()
-        finally:
-            self.followers -= 1
+    def frames(self) -> JobFrames:
+        return JobFrames(lambda: self)
 
-    async def _entries(self) -> AsyncIterator[LogEntry | LogGap]:
-        while (entry := await self.entries.get()) is not None:
-            yield entry
+    async def __aenter__(self) -> Following:
+        self.followers += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.followers -= 1
+
+    async def batch(self) -> list[LogEntry | LogGap]:
+        entry = await self.entries.get()
+        return [] if entry is None else [entry]
 
 
 class Caller:
@@ -226,7 +228,7 @@ SCOPE: dict[str, Any] = {"type": "http", "method": "GET"}
 
 async def test_an_idle_stream_sends_pings():
     log, caller = Following(), Caller()
-    response = EventStream(log.follow, drain=Drain(), ping_seconds=0.01)
+    response = EventStream(log.frames(), drain=Drain(), ping_seconds=0.01)
     task = asyncio.create_task(response(SCOPE, caller.receive, caller.send))
     await wait_until(lambda: caller.body.count(b": ping\n\n") >= 3, "pings arrive")
     log.entries.put_nowait(entry(1, EventType.PIPELINE_COMPLETED))
@@ -239,7 +241,7 @@ async def test_trimmed_events_are_told_as_a_gap():
     log, caller = Following(), Caller()
     log.entries.put_nowait(LogGap(1, 7, "trimmed"))
     log.entries.put_nowait(entry(8, EventType.PIPELINE_FAILED))
-    await EventStream(log.follow, drain=Drain())(SCOPE, caller.receive, caller.send)
+    await EventStream(log.frames(), drain=Drain())(SCOPE, caller.receive, caller.send)
     gap, end = frames(caller.body.decode())
     assert gap["event"] == "gap"
     assert json.loads(gap["data"]) == {"from": 1, "to": 7, "reason": "trimmed"}
@@ -252,7 +254,7 @@ async def test_a_caller_who_leaves_releases_its_subscription():
     async def leave() -> None:
         left.append(True)
 
-    response = EventStream(log.follow, drain=Drain(), on_leave=leave)
+    response = EventStream(log.frames(), drain=Drain(), on_leave=leave)
     task = asyncio.create_task(response(SCOPE, caller.receive, caller.send))
     await wait_until(lambda: log.followers == 1, "the log is followed")
     caller.left.set()
@@ -263,7 +265,7 @@ async def test_a_caller_who_leaves_releases_its_subscription():
 
 async def test_a_caller_who_stops_reading_is_let_go():
     log, caller = Following(), Caller()
-    response = EventStream(log.follow, drain=Drain(), ping_seconds=0.01, stall_seconds=0.05)
+    response = EventStream(log.frames(), drain=Drain(), ping_seconds=0.01, stall_seconds=0.05)
     task = asyncio.create_task(response(SCOPE, caller.receive, caller.send))
     await wait_until(lambda: log.followers == 1, "the log is followed")
     caller.reading.clear()
@@ -277,6 +279,6 @@ async def test_a_log_that_is_closed_early_ends_the_stream_with_a_retry():
     log, caller = Following(), Caller()
     log.entries.put_nowait(entry(1, EventType.STEP_STARTED))
     log.entries.put_nowait(None)
-    await EventStream(log.follow, drain=Drain())(SCOPE, caller.receive, caller.send)
+    await EventStream(log.frames(), drain=Drain())(SCOPE, caller.receive, caller.send)
     assert caller.complete
     assert caller.body.endswith(b"retry: 1000\n\n")

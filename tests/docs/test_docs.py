@@ -75,6 +75,7 @@ def test_the_http_page_names_every_route() -> None:
 
     from pipeserve_api.routes import (
         artifacts,
+        events,
         explain,
         invoke,
         jobs,
@@ -87,7 +88,7 @@ def test_the_http_page_names_every_route() -> None:
     )
 
     page = (DOCS / "http.md").read_text()
-    modules = (jobs, submissions, logs, visualizations, artifacts, explain, streams, tokens, operations)
+    modules = (jobs, submissions, logs, visualizations, artifacts, explain, streams, events, tokens, operations)
     paths = [route.path for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
     for path in [invoke.PATH, *paths]:
         named = path.replace("{job_id}", "{id}")

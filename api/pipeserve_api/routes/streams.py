@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
-from pipeserve.errors import BadRequestError
 from pipeserve_api.dependencies import ServicesDep
 from pipeserve_api.event_types import EventTypes, wanted_types
 from pipeserve_api.openapi import STREAM, problems
-from pipeserve_api.sse import RETRY, EventStream, snapshot_frame
+from pipeserve_api.positions import event_number
+from pipeserve_api.sse import RETRY, EventStream, JobFrames, snapshot_frame
 
 router = APIRouter(tags=["jobs"])
 
@@ -36,7 +36,7 @@ async def stream_job(
     """A subscriber without a position gets a ``snapshot`` first, then every event from the first."""
     wanted = wanted_types(types)
     # A browser that reconnects repeats the URL with its first position; the header is where it really is.
-    position = _position(after if last_event_id is None else last_event_id)
+    position = event_number(after if last_event_id is None else last_event_id)
     job = await services.jobs.get(job_id)
     if position is not None and job.status.terminal and position >= job.last_seq:
         return Response(status_code=204)
@@ -44,12 +44,5 @@ async def stream_job(
     opening = RETRY
     if position is None:
         opening += snapshot_frame((await services.forecast.of(job)).model_dump_json().encode())
-    return EventStream(lambda: log.follow(after=position or 0), drain=services.drain, opening=opening, types=wanted)
-
-
-def _position(text: str | None) -> int | None:
-    if text is None or text == "":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise BadRequestError(f"A position is the number of an event (its SSE id), not {text[:40]!r}.")
-    return int(text)
+    frames = JobFrames(lambda: log.follow(after=position or 0), wanted)
+    return EventStream(frames, drain=services.drain, opening=opening)

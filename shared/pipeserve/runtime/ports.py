@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from pipeserve.errors import Problem, ProblemError
-from pipeserve.events import TERMINAL_EVENTS
+from pipeserve.events import TERMINAL_EVENTS, TERMINAL_NAMES, event_type_of, sse_frame
 from pipeserve.jobs import Job, JobPage, JobStatus, WebhookDelivery
 from pipeserve.runtime.recording.brief import Brief
 from pipeserve.sdk.deployment import Deployment
+
+if TYPE_CHECKING:
+    from pipeserve.runtime.follower import Follower
 
 CacheUse = Literal["use", "no-cache", "no-store"]
 """What the step cache may do for a run: find and keep results, keep them only, or neither."""
@@ -318,10 +321,34 @@ class JobLedger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One numbered event; ``body`` is its encoding without the number (see :mod:`pipeserve.events`)."""
+    """One numbered event; ``body`` is its encoding without the number (see :mod:`pipeserve.events`).
+
+    All followers of a job in a process share it, and so what was made of it once.
+    """
 
     seq: int
     body: bytes
+    _event_type: str | None = field(default=None, init=False, repr=False, compare=False)
+    _frame: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def event_type(self) -> str:
+        """What happened."""
+        if self._event_type is None:
+            object.__setattr__(self, "_event_type", event_type_of(self.body))
+        return cast(str, self._event_type)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it ends its log."""
+        return self.event_type in TERMINAL_NAMES
+
+    @property
+    def frame(self) -> bytes:
+        """The event as one block of Server-Sent Events."""
+        if self._frame is None:
+            object.__setattr__(self, "_frame", sse_frame(self.seq, self.body))
+        return cast(bytes, self._frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +367,7 @@ class EventLog(Protocol):
         """What follows number ``after``, at most ``limit`` entries; a gap stands first. Empty: nothing yet."""
         ...
 
-    def follow(self, job_id: str, *, after: int = 0) -> AbstractAsyncContextManager[AsyncIterator[LogEntry | LogGap]]:
+    def follow(self, job_id: str, *, after: int = 0) -> AbstractAsyncContextManager[Follower]:
         """All that follows ``after``, as it happens, without hole or repeat; ends after the terminal event.
 
         The job must exist. It also ends when the log is closed (the process shuts down): the last entry then is no

@@ -7,12 +7,13 @@ that does not follow the last one sends it back to the record.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Self
 
 from pipeserve.errors import StoreUnavailableError
-from pipeserve.events import is_terminal
 from pipeserve.jobs import JobStatus
+from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve.runtime.recording.brief import Brief
 from pipeserve.store.connection import Connection
@@ -34,52 +35,22 @@ class RedisEventLog:
 
     async def read(self, job_id: str, *, after: int = 0, limit: int = PAGE) -> list[LogEntry | LogGap]:
         """What follows number ``after``, at most ``limit`` entries; a gap stands first. Empty: nothing yet."""
-        entries, _ = await self._page(job_id, after, limit)
+        entries, _ = await self.page(job_id, after, limit)
         return entries
 
-    @asynccontextmanager
-    async def follow(self, job_id: str, *, after: int = 0) -> AsyncGenerator[AsyncIterator[LogEntry | LogGap]]:
+    def follow(self, job_id: str, *, after: int = 0) -> RedisFollower:
         """All that follows ``after``, as it happens, without hole or repeat; ends after the terminal event.
 
-        It lives through outages of the store. It also ends when the log is closed. Raises StoreUnavailableError when
-        the store is away at the start.
+        It lives through outages of the store. It also ends when the log is closed. Entering it raises
+        StoreUnavailableError when the store is away.
         """
-        async with (
-            self._hub.subscribe(self._keys.events(job_id)) as subscription,
-            aclosing(self._entries(job_id, after, subscription)) as entries,
-        ):
-            yield entries
+        return RedisFollower(self._hub, self._keys.events(job_id), partial(self.page, job_id), after)
 
     def close(self) -> None:
         """End all followers, now and from now on: the process shuts down."""
         self._hub.close()
 
-    async def _entries(self, job_id: str, after: int, subscription: Subscription) -> AsyncGenerator[LogEntry | LogGap]:
-        position = after
-        while not subscription.closed:
-            if subscription.must_read:
-                subscription.must_read = False
-                try:
-                    entries, over = await self._page(job_id, position, PAGE)
-                except StoreUnavailableError:
-                    subscription.must_read = True
-                    await subscription.wait(RETRY_PAUSE)
-                    continue
-            else:
-                entries, over = _in_order(subscription, position)
-            for entry in entries:
-                yield entry
-                position = entry.seq if isinstance(entry, LogEntry) else entry.last
-                if isinstance(entry, LogEntry) and is_terminal(entry.body):
-                    return
-            if over:
-                return
-            if len(entries) >= PAGE:
-                subscription.must_read = True
-            if not entries and not subscription.must_read:
-                await subscription.wait()
-
-    async def _page(self, job_id: str, after: int, limit: int) -> tuple[list[LogEntry | LogGap], bool]:
+    async def page(self, job_id: str, after: int, limit: int) -> tuple[list[LogEntry | LogGap], bool]:
         """Entries after ``after``, and whether nothing can follow them: the job has ended, or is gone."""
         rows, fields = await self._connection.pipeline(
             [
@@ -101,22 +72,96 @@ class RedisEventLog:
         return [*entries], over
 
 
-def _in_order(subscription: Subscription, position: int) -> tuple[list[LogEntry | LogGap], bool]:
-    """What was told and follows ``position`` without a hole, and whether the log has ended before ``position``.
+class RedisFollower(Follower):
+    """Follows one job. What the hub is told is one entry for all followers in this process."""
 
-    A hole sends the follower to the record.
-    """
-    entries: list[LogEntry | LogGap] = []
-    over = False
-    for message in subscription.take():
-        number, _, body = message.partition(b":")
-        seq = int(number)
-        if seq <= position:
-            over = over or is_terminal(body)
-            continue
-        if seq > position + 1:
+    __slots__ = ("_channel", "_ended", "_hub", "_page", "_position", "_subscription")
+
+    def __init__(
+        self,
+        hub: Hub,
+        channel: str,
+        page: Callable[[int, int], Awaitable[tuple[list[LogEntry | LogGap], bool]]],
+        after: int,
+    ) -> None:
+        super().__init__()
+        self._hub = hub
+        self._channel = channel
+        self._page = page
+        self._position = after
+        self._ended = False
+        self._subscription: Subscription[LogEntry] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._hub.join(self._channel, _entry)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._subscription is not None:
+            self._hub.leave(self._subscription)
+
+    async def batch(self) -> Sequence[LogEntry | LogGap]:
+        subscription = self._subscription
+        assert subscription is not None, "enter it first"
+        while not (self._ended or subscription.closed):
+            if subscription.must_read:
+                entries = await self._recorded(subscription)
+            else:
+                entries = self._told(subscription)
+            if entries:
+                last = entries[-1]
+                self._position = last.seq if isinstance(last, LogEntry) else last.last
+                if isinstance(last, LogEntry) and last.terminal:
+                    self._ended = True
+                return entries
+            if not (subscription.must_read or self._ended):
+                await subscription.wait()
+        return ()
+
+    async def _recorded(self, subscription: Subscription[LogEntry]) -> Sequence[LogEntry | LogGap]:
+        """What the record has, a page of it."""
+        subscription.must_read = False
+        try:
+            entries, self._ended = await self._page(self._position, PAGE)
+        except StoreUnavailableError:
             subscription.must_read = True
-            break
-        entries.append(LogEntry(seq, body))
-        position = seq
-    return entries, over
+            await subscription.wait(RETRY_PAUSE)
+            return ()
+        except BaseException:  # given up: the next call reads
+            subscription.must_read = True
+            raise
+        if len(entries) >= PAGE:
+            subscription.must_read = True
+        return entries
+
+    def _told(self, subscription: Subscription[LogEntry]) -> Sequence[LogEntry]:
+        """What was told and follows without a hole. A hole sends the follower to the record."""
+        told = subscription.take()
+        position = self._position
+        for at, entry in enumerate(told):
+            if entry.seq != position + 1:
+                return self._sorted_out(told[at:], told[:at], subscription)
+            position = entry.seq
+        return told
+
+    def _sorted_out(
+        self, rest: Sequence[LogEntry], entries: list[LogEntry], subscription: Subscription[LogEntry]
+    ) -> Sequence[LogEntry]:
+        """``entries`` and what of ``rest`` follows them; part of it may be known already."""
+        position = entries[-1].seq if entries else self._position
+        for entry in rest:
+            if entry.seq <= position:
+                self._ended = self._ended or entry.terminal  # whoever began beyond the end
+            elif entry.seq > position + 1:
+                subscription.must_read = True
+                break
+            else:
+                entries.append(entry)
+                position = entry.seq
+        return entries
+
+
+def _entry(message: bytes) -> LogEntry:
+    """What a log's channel tells."""
+    number, _, body = message.partition(b":")
+    return LogEntry(int(number), body)

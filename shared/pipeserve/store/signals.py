@@ -34,7 +34,7 @@ class RedisCancelSignals:
         ):
             yield ids
 
-    async def _ids(self, subscription: Subscription) -> AsyncGenerator[str]:
+    async def _ids(self, subscription: Subscription[bytes]) -> AsyncGenerator[str]:
         while not subscription.closed:
             told = subscription.take()
             if subscription.must_read:

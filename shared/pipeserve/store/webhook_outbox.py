@@ -35,7 +35,7 @@ class RedisWebhookOutbox:
         ):
             yield told
 
-    async def _told(self, subscription: Subscription) -> AsyncGenerator[None]:
+    async def _told(self, subscription: Subscription[bytes]) -> AsyncGenerator[None]:
         while not subscription.closed:
             told = subscription.take()
             if told or subscription.must_read:

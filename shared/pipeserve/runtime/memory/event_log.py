@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Self
 
-from pipeserve.events import is_terminal
+from pipeserve.runtime.follower import WokenFollower
 from pipeserve.runtime.memory.record import Record
 from pipeserve.runtime.memory.state import MemoryState
 from pipeserve.runtime.ports import LogEntry, LogGap
@@ -24,21 +25,9 @@ class MemoryEventLog:
         record = self._state.get(job_id)
         return [] if record is None else _page(record, after, limit)
 
-    @asynccontextmanager
-    async def follow(self, job_id: str, *, after: int = 0) -> AsyncGenerator[AsyncIterator[LogEntry | LogGap]]:
+    def follow(self, job_id: str, *, after: int = 0) -> MemoryFollower:
         """All that follows ``after``, as it happens, without hole or repeat; ends after the terminal event."""
-        record = self._state.get(job_id)
-        changed = asyncio.Event()
-        self._followers.add(changed)
-        if record is not None:
-            record.followers.add(changed)
-        try:
-            async with aclosing(self._entries(record, after, changed)) as entries:
-                yield entries
-        finally:
-            self._followers.discard(changed)
-            if record is not None:
-                record.followers.discard(changed)
+        return MemoryFollower(self._state, self._followers, job_id, after)
 
     def close(self) -> None:
         """End all followers and listeners, now and from now on: the process shuts down."""
@@ -49,22 +38,35 @@ class MemoryEventLog:
             listener.put_nowait(None)
         self._state.tell_senders()
 
-    async def _entries(
-        self, record: Record | None, after: int, changed: asyncio.Event
-    ) -> AsyncGenerator[LogEntry | LogGap]:
-        position = after
-        while record is not None and not self._state.closed:
-            changed.clear()
-            entries = _page(record, position, 1000)
-            for entry in entries:
-                yield entry
-                position = entry.seq if isinstance(entry, LogEntry) else entry.last
-                if isinstance(entry, LogEntry) and is_terminal(entry.body):
-                    return
-            if record.status.terminal and position >= record.last_seq:
-                return
-            if not entries:
-                await changed.wait()
+
+class MemoryFollower(WokenFollower):
+    """Follows one record."""
+
+    __slots__ = ("_followers", "_record", "_state")
+
+    def __init__(self, state: MemoryState, followers: set[asyncio.Event], job_id: str, after: int) -> None:
+        super().__init__(after, asyncio.Event())
+        self._state = state
+        self._followers = followers
+        self._record = state.get(job_id)
+
+    async def __aenter__(self) -> Self:
+        self._followers.add(self._changed)
+        if self._record is not None:
+            self._record.followers.add(self._changed)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._followers.discard(self._changed)
+        if self._record is not None:
+            self._record.followers.discard(self._changed)
+
+    def _read(self, after: int) -> tuple[Sequence[LogEntry | LogGap], bool]:
+        record = self._record
+        if record is None or self._state.closed:
+            return (), True
+        entries = _page(record, after, 1000)
+        return entries, not entries and record.status.terminal and after >= record.last_seq
 
 
 def _page(record: Record, after: int, limit: int) -> list[LogEntry | LogGap]:
