@@ -17,7 +17,6 @@ from starlette.types import Receive, Send
 
 from pipeserve.errors import PipeserveError
 from pipeserve.runtime.tasks import end_tasks
-from pipeserve_api.attend import caller_left
 from pipeserve_api.drain import Drain
 
 CHUNK = 65_536
@@ -96,7 +95,8 @@ class Pump:
         self._drain.call(self._drained)
         self._timer = self._loop.call_later(self._ping_seconds, self._tick)
         try:
-            await caller_left(receive)
+            while (await receive())["type"] != "http.disconnect":
+                pass
             self._ended_by = self._ended_by or End.LEFT
         except asyncio.CancelledError:
             if self._ended_by is None or task.cancelling() > self._cancels:
@@ -108,7 +108,8 @@ class Pump:
             for _ in range(self._cancels):
                 task.uncancel()
             await end_tasks([pumping] if self._pinging is None else [pumping, self._pinging])
-        return self._ended_by if pumping.cancelled() else pumping.result()
+        written = End.CLOSED if pumping.cancelled() else pumping.result()
+        return written if written is End.COMPLETE else self._ended_by
 
     async def write(self, frame: bytes) -> None:
         """Write one frame, or several. Cancelled: the caller got all of it or nothing."""

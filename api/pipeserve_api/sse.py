@@ -107,6 +107,8 @@ class EventStream(Response):
     ``opening`` goes out at once. ``on_leave`` is called and awaited when the caller leaves before the end.
     """
 
+    raw_headers: list[tuple[bytes, bytes]]
+
     def __init__(
         self,
         frames: Frames,
@@ -140,7 +142,7 @@ class EventStream(Response):
             return
         pump = Pump(send, self._drain, ping=PING, ping_seconds=self._ping_seconds, stall_seconds=self._stall_seconds)
         await pump.write(self._opening)
-        self._opening, self.raw_headers = b"", []  # the stream may be long, and others have theirs
+        self._opening, self.raw_headers = b"", []  # the stream may be long, and there are many
         end = await pump.run(self._frames, receive)
         if end is End.LEFT and self._on_leave is not None:
             await self._on_leave()
