@@ -263,6 +263,40 @@ async def test_a_caller_who_leaves_releases_its_subscription():
     assert left == [True]
 
 
+class Deaf(Following):
+    """Takes a cancellation for its own, as redis-py may."""
+
+    async def batch(self) -> list[LogEntry | LogGap]:
+        try:
+            return await super().batch()
+        except asyncio.CancelledError:
+            return []
+
+
+async def test_a_caller_who_leaves_is_let_go_even_where_the_log_does_not_hear_of_it():
+    log, caller, left = Deaf(), Caller(), []
+
+    async def leave() -> None:
+        left.append(True)
+
+    response = EventStream(log.frames(), drain=Drain(), on_leave=leave)
+    task = asyncio.create_task(response(SCOPE, caller.receive, caller.send))
+    await wait_until(lambda: log.followers == 1, "the log is followed")
+    caller.left.set()
+    await task
+    assert (log.followers, left) == (0, [True])
+
+
+async def test_a_request_that_is_cancelled_ends_as_cancelled_and_releases_its_subscription():
+    log, caller = Following(), Caller()
+    task = asyncio.create_task(EventStream(log.frames(), drain=Drain())(SCOPE, caller.receive, caller.send))
+    await wait_until(lambda: log.followers == 1, "the log is followed")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log.followers == 0
+
+
 async def test_a_caller_who_stops_reading_is_let_go():
     log, caller = Following(), Caller()
     response = EventStream(log.frames(), drain=Drain(), ping_seconds=0.01, stall_seconds=0.05)

@@ -17,8 +17,9 @@ from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve.runtime.recording.brief import Brief
 from pipeserve.store.connection import Connection
-from pipeserve.store.hub import Hub, Subscription
+from pipeserve.store.hub import Hub
 from pipeserve.store.keys import Keys
+from pipeserve.store.subscription import Subscription
 
 PAGE = 1000
 RETRY_PAUSE = 0.2

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store.connection import Connection, is_outage
+from pipeserve.store.subscription import Channel, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -43,87 +44,6 @@ SUBSCRIBE_TIMEOUT = 5.0
 _LONGEST_PAUSE = 2.0
 _REMIND = 60.0
 """Seconds between warnings while the store is away."""
-
-
-class Subscription(Generic[T]):
-    """One listener on one channel."""
-
-    __slots__ = ("_changed", "_limit", "_messages", "_waiter", "channel", "closed", "must_read")
-
-    def __init__(self, channel: str, limit: int) -> None:
-        self.channel = channel
-        self.closed = False
-        """The hub is closed; nothing follows."""
-        self.must_read = True
-        """The record must be read before the next message; clear it *before* reading."""
-        self._messages: list[T] = []
-        self._limit = limit
-        self._changed = False
-        # An asyncio.Event and a deque would take 1.5 KiB of each subscriber.
-        self._waiter: asyncio.Future[None] | None = None
-
-    def offer(self, message: T) -> None:
-        """A message has come."""
-        if len(self._messages) >= self._limit:
-            self._messages.clear()
-            self.must_read = True
-        self._messages.append(message)
-        self._wake()
-
-    def interrupted(self) -> None:
-        """Messages may have been lost."""
-        self.must_read = True
-        self._wake()
-
-    def close(self) -> None:
-        """Nothing follows."""
-        self.closed = True
-        self._wake()
-
-    def take(self) -> list[T]:
-        """What has come since the last call."""
-        messages, self._messages = self._messages, []
-        return messages
-
-    async def wait(self, seconds: float | None = None) -> None:
-        """Until something has changed, or ``seconds`` have passed. One at a time may wait."""
-        if not self._changed:
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                if seconds is None:
-                    await waiter
-                else:
-                    await asyncio.wait([waiter], timeout=seconds)
-            finally:
-                self._waiter = None
-        self._changed = False
-
-    def _wake(self) -> None:
-        self._changed = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class _Channel:
-    """What the hub knows of one channel."""
-
-    __slots__ = ("acknowledged", "read", "subscriptions")
-
-    def __init__(self, read: Callable[[bytes], Any] | None) -> None:
-        self.read = read
-        self.subscriptions: set[Subscription[Any]] = set()
-        self.acknowledged = asyncio.Event()
-
-    def offer(self, data: bytes) -> None:
-        """A message has come. It is read once, and all subscribers get the same."""
-        message = data if self.read is None else self.read(data)
-        for subscription in self.subscriptions:
-            subscription.offer(message)
-
-    def interrupted(self) -> None:
-        """Messages may have been lost."""
-        for subscription in self.subscriptions:
-            subscription.interrupted()
 
 
 class _OutageLog:
@@ -167,7 +87,7 @@ class Hub:
         self._heartbeat = heartbeat
         self._silence = silence
         self._buffer = buffer
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[str, Channel] = {}
         self._unanswered: dict[str, int] = {}
         self._pubsub: PubSub | None = None
         self._to_tell: dict[str, None] = {}
@@ -224,7 +144,7 @@ class Hub:
             return subscription
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = _Channel(read)
+            channel = self._channels[name] = Channel(read)
             self._changed(name)
         channel.subscriptions.add(subscription)
         try:
@@ -246,7 +166,7 @@ class Hub:
             del self._channels[name]
             self._changed(name)
 
-    async def _acknowledged(self, channel: _Channel, name: str) -> None:
+    async def _acknowledged(self, channel: Channel, name: str) -> None:
         try:
             async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
                 await channel.acknowledged.wait()

@@ -9,8 +9,9 @@ from pipeserve.errors import StoreUnavailableError
 from pipeserve.jobs import JobStatus
 from pipeserve.store.connection import Connection
 from pipeserve.store.event_log import RETRY_PAUSE
-from pipeserve.store.hub import Hub, Subscription
+from pipeserve.store.hub import Hub
 from pipeserve.store.keys import Keys
+from pipeserve.store.subscription import Subscription
 
 
 class RedisCancelSignals:

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from pipeserve.runtime.ports import DueWebhook, WebhookProgress
-from pipeserve.store.hub import Hub, Subscription
+from pipeserve.store.hub import Hub
 from pipeserve.store.scripts.outbox import due, settle
 from pipeserve.store.scripts.prelude import Scope
+from pipeserve.store.subscription import Subscription
 
 
 class RedisWebhookOutbox:
