@@ -80,18 +80,14 @@ async def long_polls(url: str, job_id: str, after: int, types: str | None) -> As
                 return
 
 
-async def web_socket(url: str, job_id: str, after: int, types: str | None) -> AsyncGenerator[dict[str, Any]]:
+def web_socket(url: str, job_id: str, after: int, types: str | None) -> AsyncGenerator[dict[str, Any]]:
     """The WebSocket ``/stream``."""
-    async for event in _socket(url, job_id, after, types, credit=False):
-        yield event
+    return _socket(url, job_id, after, types, credit=False)
 
 
-async def web_socket_with_credit(
-    url: str, job_id: str, after: int, types: str | None
-) -> AsyncGenerator[dict[str, Any]]:
+def web_socket_with_credit(url: str, job_id: str, after: int, types: str | None) -> AsyncGenerator[dict[str, Any]]:
     """The same, taking one event at a time."""
-    async for event in _socket(url, job_id, after, types, credit=True):
-        yield event
+    return _socket(url, job_id, after, types, credit=True)
 
 
 async def _socket(
