@@ -14,6 +14,7 @@ from pipeserve.runtime.executor import Run
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recording.recorder import LiveRecorder
 from pipeserve.runtime.run import RunRequest
+from pipeserve.runtime.tasks import end_tasks
 
 
 @asynccontextmanager
@@ -60,8 +61,7 @@ async def _work(served: Served, runtime: RealtimeRuntime) -> None:
                         await recorder.finish(result, counters=receipts.counters(result.steps))
                 await asyncio.sleep(0.005)
         finally:
-            obeying.cancel()
-            await asyncio.wait([obeying])
+            await end_tasks([obeying])
 
 
 async def _obey(cancelled: AsyncIterator[str], runs: Mapping[str, Run]) -> None:

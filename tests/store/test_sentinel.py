@@ -17,6 +17,7 @@ from tests.store_fixtures import wait_until
 from pipeserve.errors import ConfigurationError, StaleAttemptError, StoreUnavailableError
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.ports import Claim, LogEntry, LogGap
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, LeaseKeeper, WakeUps, open_store
 from pipeserve.store.address import Address, masked
@@ -161,8 +162,7 @@ async def test_jobs_and_workers_and_followers_follow_a_failover(
                 return all(job is not None and job.status is JobStatus.COMPLETED for job in found)
 
             await wait_until(all_done, description="every acknowledged job has ended", seconds=30)
-            working.cancel()
-            await asyncio.wait([working])
+            await end_tasks([working])
             assert lost == []
             assert await deployment.ledger.append(held.job_id, 1, [body(held.job_id)], NO_VIEW) == 2
             assert await deployment.ledger.finish(held.job_id, 1, [], NO_VIEW, outcome(held.job_id))
