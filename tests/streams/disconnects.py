@@ -78,7 +78,7 @@ async def _read(at: Installation, job_id: str, chance: random.Random, tally: Tal
                     if taken == stop_after:
                         tally.disconnects += 1
                         break
-        except (httpx.HTTPError, WebSocketException, OSError, KeyError):  # KeyError: a WebSocket's "error" frame
+        except (httpx.HTTPError, WebSocketException, OSError):
             tally.broken += 1
             await asyncio.sleep(PAUSE)
     tally.events += len(seqs)

@@ -110,6 +110,8 @@ async def _socket(
                     raise _gap(frame)
                 case "end":
                     return
+                case "error":  # the store is away, say: to be tried again, as a broken stream
+                    raise ConnectionError(frame["problem"]["code"])
                 case op:
                     assert op == "ack", frame
 
