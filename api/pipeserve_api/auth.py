@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Sequence
 from urllib.parse import parse_qs
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeserve.errors import ForbiddenError, ProblemError, UnauthorizedError
 from pipeserve_api.problems import error_response
@@ -59,7 +59,7 @@ class KeyMiddleware:
         except ProblemError as error:
             await _refuse(error, scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _private(send))
 
     def _caller(self, scope: Scope) -> str | None:
         for name, value in scope["headers"]:
@@ -91,6 +91,19 @@ async def _refuse(error: ProblemError, scope: Scope, receive: Receive, send: Sen
     headers = {"www-authenticate": 'Bearer realm="pipeserve"'} if error.status == UnauthorizedError.status else None
     response = error_response(error, instance=scope["path"], headers=headers)
     await response(scope, receive, send)
+
+
+def _private(send: Send) -> Send:
+    """Marks the answer as one reader's. Shared caches know that of an answer to a key, but not to a token in a URL."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", [])
+            if all(name.lower() != b"cache-control" for name, _ in headers):
+                message = {**message, "headers": [*headers, (b"cache-control", b"private")]}
+        await send(message)
+
+    return marked
 
 
 def _job_to_read(scope: Scope) -> str:

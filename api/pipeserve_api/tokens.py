@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -48,8 +49,8 @@ class TokenSigner:
         self._clock = clock
 
     def sign(self, job_id: str, seconds: float) -> Token:
-        """A token that opens this job for so many seconds."""
-        expires_at = int(self._clock() + seconds)
+        """A token that opens this job for so many seconds, up to the next whole one: never for less than was asked."""
+        expires_at = math.ceil(self._clock() + seconds)
         said = _encode(orjson.dumps({"job": job_id, "exp": expires_at, "dep": self._deployment_id}))
         return Token(f"{PREFIX}{said}.{_signature(self.keys[0], said)}", expires_at)
 
