@@ -156,3 +156,44 @@ async def test_integers_of_any_size_are_shown_as_they_were_sent(ports: Ports) ->
     shown = await ports.ledger.get(job.job_id)
     assert shown is not None
     assert shown.parameters == {"n": 1234567890123456789012345678901}
+
+
+async def test_each_caller_finds_its_own_jobs(ports: Ports) -> None:
+    ours = [new_job(caller="team-a", labels={"n": str(number)}) for number in range(5)]
+    theirs, nobodys = new_job(caller="team"), new_job()
+    for job in (ours[0], theirs, *ours[1:], nobodys):
+        await ports.ledger.submit(job)
+    await ports.ledger.claim("owner", 1)
+    newest_first = [job.job_id for job in reversed(ours)]
+    assert await found(ports, JobQuery(caller="team-a")) == (newest_first, 5)
+    assert await found(ports, JobQuery(caller="team")) == ([theirs.job_id], 1)
+    assert await found(ports, JobQuery(caller="tea")) == ([], 0)
+    assert await found(ports, JobQuery(caller="team-a", status=JobStatus.RUNNING)) == ([ours[0].job_id], 1)
+    assert await found(ports, JobQuery(caller="team-a", status=JobStatus.PENDING)) == (newest_first[:-1], 4)
+    assert await found(ports, JobQuery(caller="team-a", labels={"n": "3"})) == ([ours[3].job_id], 1)
+    job = await ports.ledger.get(ours[1].job_id)
+    assert job is not None
+    assert job.caller == "team-a"
+    told = await ports.ledger.get(nobodys.job_id)
+    assert told is not None
+    assert told.caller is None
+
+
+@pytest.mark.parametrize("status", [None, JobStatus.PENDING])
+async def test_a_callers_pages_have_each_job_once(ports: Ports, status: JobStatus | None) -> None:
+    ours: list[str] = []
+    for number in range(11):
+        job = new_job(caller="a" if number % 3 else "b")
+        await ports.ledger.submit(job)
+        if number % 3:
+            ours.append(job.job_id)
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await ports.ledger.find(JobQuery(caller="a", status=status, limit=2, cursor=cursor))
+        assert page.total == len(ours)
+        seen += [job.job_id for job in page.jobs]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == ours[::-1]

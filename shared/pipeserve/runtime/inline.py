@@ -82,6 +82,8 @@ class RunOptions(TypedDict, total=False):
     labels: Mapping[str, str]
     taps: Sequence[str]
     cache: CacheUse
+    caller: str
+    """Whose run it is."""
     priority: int
     """For the record: nothing waits here."""
 
@@ -249,6 +251,7 @@ class InlineRuns:
             shown_parameters=self.runtime.shown_parameters(raw_parameters, parameters),
             keep_events=not capture.memory_only,
             cache=options.get("cache", "use"),
+            caller=options.get("caller", ""),
             priority=options.get("priority", 0),
             idempotency=idempotency,
             webhook=webhook,

@@ -162,6 +162,7 @@ class InlineRun:
         return Job(
             job_id=job.job_id,
             run_id=job.job_id,
+            caller=job.caller or None,
             run_name=job.run_name,
             status=status,
             pipeline_name=job.pipeline_name,

@@ -74,8 +74,10 @@ class NewJob:
     keep_events: bool = True
     """False: the log holds the terminal event only (``Capture(memory_only=True)``)."""
     cache: CacheUse = "use"
+    caller: str = ""
+    """Whose job it is: only this caller and admins see it. Empty: only admins."""
     lane: str = ""
-    """Whose job it is. Lanes take turns at the workers; the jobs of one lane wait for one another."""
+    """Whose turn it takes. Lanes take turns at the workers; the jobs of one lane wait for one another."""
     priority: int = 0
     """-10 to 10. Within its lane a job goes before those that are one lower unless these have waited
     :data:`PRIORITY_SECONDS` longer."""
@@ -189,6 +191,8 @@ class JobQuery:
     code: str | None = None
     """The code of the error that the job ended with."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    caller: str | None = None
+    """Only this caller's jobs; None: everybody's."""
     limit: int = 100
     cursor: str | None = None
 

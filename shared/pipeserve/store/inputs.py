@@ -28,6 +28,7 @@ def read_input(job_id: str, fields: Mapping[bytes, bytes]) -> NewJob:
         job_id=job_id,
         deployment_id=fields[b"deployment_id"].decode(),
         pipeline_name=fields[b"pipeline_name"].decode(),
+        caller=fields.get(b"caller", b"").decode(),
         run_name=fields[b"run_name"].decode(),
         parameters=fields[b"parameters"],
         labels=orjson.loads(fields.get(b"labels", b"{}")),

@@ -28,6 +28,8 @@ key                     type      content
 ``jobs``                zset      all ids by creation, in ms
 ``status:<status>``     zset      the same, by status
 ``labels``              hash      id → labels as JSON, for jobs that have some
+``owned``               zset      ``<caller>:<created, in µs>:<id>``, in that order, for jobs that have an owner
+``owners``              hash      id → its member there
 ``expiring``            zset      ``<status>:<id>`` of finished jobs by the ms at which their record expires
 ``totals``              hash      ends and seconds over the deployment's life
 ``counters``            hash      what its runs counted, over the deployment's life
@@ -93,7 +95,7 @@ IMMORTAL: tuple[Immortal, ...] = (
         "Lists live jobs only; Redis deletes it with its last member.",
     ),
     Immortal(
-        re.compile(_OURS + r"(jobs|labels|codes|expiring|status:(completed|failed|canceled|timed_out|expired))$"),
+        re.compile(_OURS + r"(jobs|labels|owned|owners|codes|expiring|status:(completed|failed|canceled|timed_out|expired))$"),
         "deployment has live jobs",
         "Lists live jobs or is written next to them. The script that ends the last live job sets a time to live.",
     ),
@@ -145,6 +147,11 @@ class Keys:
     def jobs(self) -> str:
         """The zset of all jobs."""
         return self.prefix + "jobs"
+
+    @property
+    def owned(self) -> str:
+        """The index of jobs by caller."""
+        return self.prefix + "owned"
 
     @property
     def labels(self) -> str:

@@ -57,17 +57,16 @@ class _Position:
 
 async def list_page(connection: Connection, keys: Keys, query: JobQuery) -> IdPage:
     """The page that ``query`` asks for."""
-    index = keys.jobs if query.status is None else keys.status(query.status)
     after = _Position.decode(query.cursor) if query.cursor is not None else None
     found: list[_Position] = []
-    if query.labels or query.code is not None:
-        every = [position async for position in _scan(connection, index)]
+    if query.labels or query.code is not None or (query.caller is not None and query.status is not None):
+        every = [position async for position in _scan(connection, keys, query)]
         matching = await _matching(connection, keys, every, query)
         total = len(matching)
         found = [position for position in matching if after is None or position < after][: query.limit + 1]
     else:
-        total = await connection.call("ZCARD", index)
-        async for position in _scan(connection, index, after):
+        total = await _count(connection, keys, query)
+        async for position in _scan(connection, keys, query, after):
             found.append(position)
             if len(found) > query.limit:
                 break
@@ -79,7 +78,42 @@ async def list_page(connection: Connection, keys: Keys, query: JobQuery) -> IdPa
     )
 
 
-async def _scan(connection: Connection, index: str, after: _Position | None = None) -> AsyncIterator[_Position]:
+def _index(keys: Keys, query: JobQuery) -> str:
+    """Where all jobs stand that ``query`` may ask for, unless it is for one caller's."""
+    return keys.jobs if query.status is None else keys.status(query.status)
+
+
+async def _count(connection: Connection, keys: Keys, query: JobQuery) -> int:
+    if query.caller is None:
+        return await connection.call("ZCARD", _index(keys, query))
+    return await connection.call("ZLEXCOUNT", keys.owned, f"[{query.caller}:", f"({query.caller};")
+
+
+async def _scan(
+    connection: Connection, keys: Keys, query: JobQuery, after: _Position | None = None
+) -> AsyncIterator[_Position]:
+    """What is older than ``after``, newest first, in the index that fits ``query`` best."""
+    if query.caller is None:
+        async for position in _scan_by_score(connection, _index(keys, query), after):
+            yield position
+        return
+    # ";" follows ":", so it is the end of what begins with the name and a colon.
+    end = f"({query.caller};"
+    if after is not None:
+        end = f"({query.caller}:{round(after.created_ms * 1000):016d}:{after.job_id}"
+    while True:
+        rows: list[bytes] = await connection.call(
+            "ZREVRANGEBYLEX", keys.owned, end, f"[{query.caller}:", "LIMIT", 0, CHUNK
+        )
+        for row in rows:
+            created_us, job_id = row.decode().split(":")[-2:]
+            yield _Position(int(created_us) / 1000, job_id)
+        if len(rows) < CHUNK:
+            return
+        end = f"({rows[-1].decode()}"
+
+
+async def _scan_by_score(connection: Connection, index: str, after: _Position | None) -> AsyncIterator[_Position]:
     """All of ``index`` that is older than ``after``, newest first."""
     newest: Any = "+inf" if after is None else after.created_ms
     offset = 0
@@ -97,13 +131,16 @@ async def _scan(connection: Connection, index: str, after: _Position | None = No
 
 
 async def _matching(connection: Connection, keys: Keys, positions: list[_Position], query: JobQuery) -> list[_Position]:
-    """Those of ``positions`` that have the labels and the error's code that ``query`` asks for."""
+    """Those of ``positions`` that have the state, the labels and the error's code that ``query`` asks for."""
     wanted = dict(query.labels).items()
     code = None if query.code is None else query.code.encode()
     matching: list[_Position] = []
     for start in range(0, len(positions), CHUNK):
         chunk = positions[start : start + CHUNK]
-        if code is not None:
+        if query.caller is not None and query.status is not None:
+            scores = await connection.call("ZMSCORE", keys.status(query.status), *(position.job_id for position in chunk))
+            chunk = [position for position, score in zip(chunk, scores, strict=True) if score is not None]
+        if code is not None and chunk:
             codes = await connection.call("HMGET", keys.codes, *(position.job_id for position in chunk))
             chunk = [position for position, found in zip(chunk, codes, strict=True) if found == code]
         if wanted and chunk:

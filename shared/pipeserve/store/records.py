@@ -77,6 +77,7 @@ class _Record:
         return Job(
             job_id=job_id,
             run_id=job_id,
+            caller=self._get("caller", bytes.decode, None),
             run_name=self._get("run_name", bytes.decode, job_id),
             status=status,
             pipeline_name=self._get("pipeline_name", bytes.decode, ""),

@@ -131,6 +131,7 @@ class MemoryLedger:
             record
             for record in self._state.all()
             if query.status in (None, record.status)
+            and query.caller in (None, record.new.caller)
             and query.code in (None, record.error and record.error.code)
             and wanted <= dict(record.new.labels).items()
         ]

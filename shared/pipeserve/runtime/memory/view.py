@@ -29,6 +29,7 @@ def job_of(record: Record, queue_position: int | None, *, deliveries: bool) -> J
         pipeline_name=new.pipeline_name,
         deployment_id=new.deployment_id,
         parameters=_parameters(record),
+        caller=new.caller or None,
         labels=dict(new.labels),
         created_at=datetime.fromtimestamp(record.created_at, UTC),
         started_at=_moment(record.started_at),

@@ -9,13 +9,28 @@ from __future__ import annotations
 
 ENDING = """
 -- The indexes live as long as there is a live job, and then as long as the last record.
-local INDEXES = {P..'jobs', P..'labels', P..'codes', P..'expiring', status_key('completed'), status_key('failed'),
+local INDEXES = {P..'jobs', P..'labels', P..'owned', P..'owners', P..'codes', P..'expiring', status_key('completed'), status_key('failed'),
   status_key('canceled'), status_key('timed_out'), status_key('expired')}
 local function is_idle() return call('EXISTS', QUEUE, RUNNING) == 0 end
 local function indexes_stay() for _, key in ipairs(INDEXES) do call('PERSIST', key) end end
 local function indexes_end()
   if is_idle() then
     for _, key in ipairs(INDEXES) do call('PEXPIRE', key, RESULT_TTL + @INDEX_GRACE@ * 1000) end
+  end
+end
+
+-- Each caller's jobs, newest last. One key for all of them: it lives and dies with the other indexes.
+local function own(id, created_at, caller)
+  local member = string.format('%s:%016.0f:%s', caller, created_at, id)
+  call('ZADD', P..'owned', 0, member)
+  call('HSET', P..'owners', id, member)
+end
+
+local function disown(id)
+  local member = call('HGET', P..'owners', id)
+  if member then
+    call('ZREM', P..'owned', member)
+    call('HDEL', P..'owners', id)
   end
 end
 
@@ -27,6 +42,7 @@ local function prune(limit)
     call('ZREM', status_key(status), id)
     call('HDEL', P..'labels', id)
     call('HDEL', P..'codes', id)
+    disown(id)
   end
 end
 

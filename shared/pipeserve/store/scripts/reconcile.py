@@ -30,6 +30,7 @@ for _, id in ipairs(ids) do
     dequeue(id, lane)
     for _, key in ipairs({RUNNING, status_key(index), P..'jobs'}) do call('ZREM', key, id) end
     call('HDEL', P..'labels', id)
+    disown(id)
     forgotten = forgotten + 1
   elseif job[1] ~= index then
     call('ZREM', status_key(index), id)

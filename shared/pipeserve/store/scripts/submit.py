@@ -22,14 +22,17 @@ local function forget(id)
   end
   call('HDEL', P..'labels', id)
   call('HDEL', P..'codes', id)
+  disown(id)
 end
 
 -- A new record with these fields (name and value in turn), and its places among all jobs. There may have been a job of
--- the same id before, where callers choose ids: what lists that one must not be pruned with this one.
+-- the same id before, where callers choose ids: what lists that one must not be pruned with this one. A field 'caller'
+-- comes first.
 local function create(id, created_at, labels, fields)
   call('HSET', job_key(id), 'created_at', created_at, unpack(fields))
   if call('ZADD', P..'jobs', created_ms(created_at), id) == 0 then forget(id) end
   if labels ~= '' then call('HSET', P..'labels', id, labels) end
+  if fields[1] == 'caller' then own(id, created_at, fields[2]) end
 end
 """
 
@@ -112,6 +115,7 @@ def record_fields(job: NewJob, *, sync: bool) -> list[Any]:
     shown = job.shown_parameters if job.keep_parameters else None
     kept = job.keep_parameters and shown is None
     fields: list[Any] = [
+        *(("caller", job.caller) if job.caller else ()),
         "deployment_id",
         job.deployment_id,
         "pipeline_name",
