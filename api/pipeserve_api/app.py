@@ -13,6 +13,7 @@ from pipeserve.settings import ServiceSettings
 from pipeserve_api import openapi, problems
 from pipeserve_api.auth import KeyMiddleware
 from pipeserve_api.drain import Drain
+from pipeserve_api.key_ring import KeyRing
 from pipeserve_api.routes import (
     artifacts,
     documents,
@@ -29,7 +30,6 @@ from pipeserve_api.routes import (
     visualizations,
 )
 from pipeserve_api.services import ServicesOpener
-from pipeserve_api.tokens import several
 
 
 def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain | None = None) -> FastAPI:
@@ -43,7 +43,7 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         async with opener(drain) as services:
-            openapi.describe(app, services.deployment, services.definition, needs_key=settings.auth_key is not None)
+            openapi.describe(app, services.deployment, services.definition, needs_key=settings.needs_key)
             yield {"services": services}
             drain.begin()  # under a server that does not
 
@@ -66,6 +66,7 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     ):
         app.include_router(module.router)
     problems.install(app)
-    if settings.auth_key is not None:
-        app.add_middleware(KeyMiddleware, keys=several(settings.auth_key, "ZENML_SERVING_AUTH_KEY"))
+    ring = KeyRing.of(settings)
+    if ring is not None:
+        app.add_middleware(KeyMiddleware, ring=ring)
     return app

@@ -5,63 +5,57 @@ Pure ASGI: nothing around a stream buffers it.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
+from functools import partial
 from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeserve.errors import ForbiddenError, ProblemError, UnauthorizedError
+from pipeserve.key_file import KeyScope
+from pipeserve_api.callers import CALLER, Caller, caller_in, check_may
+from pipeserve_api.key_ring import KeyRing
 from pipeserve_api.problems import error_response
 from pipeserve_api.services import Services
 from pipeserve_api.tokens import PREFIX
 
-CALLER = "caller"
-"""The name in the request's state under which the middleware notes whose key was presented."""
-GRANT = "grant"
-"""The name under which it notes the one job that the request may read, if it came with a token."""
-_DIGEST_LENGTH = 16
-
-
-def caller_of(scope: Scope) -> str:
-    """Who sent the request: a digest of the key that was presented; empty while none is needed."""
-    return scope["state"].get(CALLER, "")
-
-
-def granted_job(scope: Scope) -> str | None:
-    """The only job that the request may read, and do nothing else; None: it came with a key, or none is needed."""
-    return scope["state"].get(GRANT)
+RENEWAL = "renewal"
+"""The name in the request's state of what tells whether its key is still good."""
 
 
 class KeyMiddleware:
-    """Refuses requests and WebSocket handshakes without one of ``keys``. Only ``/health*`` stays open, for probes.
+    """Refuses requests and WebSocket handshakes without a key of ``ring``. Only ``/health*`` stays open, for probes.
 
-    A token (``?token=``, or in the place of a key) opens what there is to read of its job.
+    A key opens what its scopes name; a WebSocket asks for each of its operations. A token (``?token=``, or in the place
+    of a key) opens what there is to read of its job.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, *, ring: KeyRing) -> None:
         self._app = app
-        self._callers = {key.encode(): hashlib.sha256(key.encode()).hexdigest()[:_DIGEST_LENGTH] for key in keys}
+        self._ring = ring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "lifespan" or _is_open(scope):
             await self._app(scope, receive, send)
             return
-        caller = self._caller(scope)
-        if caller is not None:
-            scope.setdefault("state", {})[CALLER] = caller
-            await self._app(scope, receive, send)
-            return
+        state = scope.setdefault("state", {})
         try:
-            scope.setdefault("state", {})[GRANT] = _job_to_read(scope)
+            key, caller = self._presented(scope)
+            if caller is not None:
+                if scope["type"] == "http":
+                    check_may(caller, _scope_for(scope))
+                state[CALLER] = caller
+                state[RENEWAL] = partial(self._ring.caller_with, key)
+            else:
+                state[CALLER] = Caller("", frozenset({KeyScope.READ}), grant=_job_to_read(scope))
+                send = _private(send)
         except ProblemError as error:
             await _refuse(error, scope, receive, send)
         else:
-            await self._app(scope, receive, _private(send))
+            await self._app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> str | None:
+    def _presented(self, scope: Scope) -> tuple[bytes, Caller | None]:
+        """The first key of the request's that opens something, and whose it is."""
         for name, value in scope["headers"]:
             if name == b"x-api-key":
                 given = value.strip()
@@ -69,18 +63,41 @@ class KeyMiddleware:
                 given = value[7:].strip()
             else:
                 continue
-            found: str | None = None
-            for key, caller in self._callers.items():  # all of them: the time taken tells nothing
-                if hmac.compare_digest(given, key):
-                    found = caller
+            found = self._ring.caller_with(given)
             if found is not None:
-                return found
-        return None
+                return given, found
+        return b"", None
+
+
+def renewed(scope: Scope) -> Caller | None:
+    """Who sent the request, as that stands now: a key's scopes may have changed. None: the key is good no more."""
+    ask = scope["state"].get(RENEWAL)
+    return caller_in(scope) if ask is None else ask()
+
+
+def _scope_for(scope: Scope) -> KeyScope:
+    """What a key must open for this request."""
+    parts = _parts(scope)
+    if parts[:1] == ["status"]:
+        return KeyScope.ADMIN
+    if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
+        return KeyScope.READ
+    match parts:
+        case ["jobs", _, "cancel"]:
+            return KeyScope.CANCEL
+        case ["jobs", _, "token"]:
+            return KeyScope.READ
+        case _:
+            return KeyScope.INVOKE
 
 
 def _is_open(scope: Scope) -> bool:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return scope["type"] == "http" and (path == "/health" or path.startswith("/health/"))
+    return scope["type"] == "http" and _parts(scope)[0] == "health"
+
+
+def _parts(scope: Scope) -> list[str]:
+    """The path, cut at its slashes."""
+    return scope["path"].removeprefix(scope.get("root_path", "")).split("/")[1:] or [""]
 
 
 async def _refuse(error: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +148,7 @@ def _token(scope: Scope) -> str | None:
 
 def _reads_only(scope: Scope, job_id: str) -> bool:
     """Whether the request is for something to read of this job. A WebSocket sees to the rest by itself."""
-    parts = scope["path"].removeprefix(scope.get("root_path", "")).split("/")[1:]
+    parts = _parts(scope)
     if scope["type"] == "websocket":
         return parts == ["stream"]
     if scope["method"] not in ("GET", "HEAD"):

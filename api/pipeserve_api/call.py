@@ -26,9 +26,10 @@ from pipeserve.runtime.tasks import end_tasks
 from pipeserve_api import answers
 from pipeserve_api.attend import Interruption, LeaveWatch, attend
 from pipeserve_api.cache_status import cache_headers, calls_of_job, calls_of_run
+from pipeserve_api.callers import EVERYBODY, Caller
 from pipeserve_api.idempotency import REPLAYED
 from pipeserve_api.launch import Launched, Order, launch, leave_run
-from pipeserve_api.lookup import JobLog
+from pipeserve_api.lookup import JobLog, JobLookup
 from pipeserve_api.preferences import CallPreferences
 from pipeserve_api.problems import error_response, problem_of_run, problem_response
 from pipeserve_api.schemas import Invocation
@@ -49,7 +50,7 @@ class Call:
     receive: Receive
     instance: str
     """The request's path."""
-    caller: str = ""
+    caller: Caller = EVERYBODY
     idempotency: IdempotencyKey | None = None
     job_id: str | None = None
     """The id that the caller chose for the job, which a worker then runs."""
@@ -149,6 +150,10 @@ class Call:
         )
         return Response(body, headers=headers, media_type="application/json")
 
+    @property
+    def _jobs(self) -> JobLookup:
+        return self.services.directory.seen_by(self.caller)
+
     # --- on the workers
 
     async def _answer_of_job(self, launched: Launched, wait: float | None, headers: dict[str, str]) -> Response | None:
@@ -159,7 +164,7 @@ class Call:
             return await self._end_of(job_id, launched.log, wait, headers, whole=whole, on_leave=launched.leave)
         status, position = JobStatus.PENDING, launched.queue_position
         if launched.replayed:
-            known = await self.services.jobs.get(job_id)
+            known = await self._jobs.get(job_id)
             status, position = known.status, known.queue_position
         return self._accepted(job_id, status=status, queue_position=position, headers=headers)
 
@@ -183,7 +188,7 @@ class Call:
             if on_leave is not None:
                 await on_leave()
             return None
-        job = await services.jobs.get(job_id)
+        job = await self._jobs.get(job_id)
         if not job.status.terminal:
             return self._accepted(job_id, status=job.status, queue_position=job.queue_position, headers=headers)
         if whole:

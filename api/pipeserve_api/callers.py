@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from starlette.types import Scope as AsgiScope
+
+from pipeserve.errors import ForbiddenError
+from pipeserve.key_file import KeyScope as Scope
+
+__all__ = ["EVERYBODY", "Caller", "Scope", "caller_in", "check_may"]
 
 CALLER = "caller"
 """The name in the request's state under which it is noted who sent it."""
 
 
-class Scope(StrEnum):
-    """What a key opens."""
-
-    INVOKE = "invoke"
-    """Start runs."""
-    READ = "read"
-    """Read one's own jobs, and what is served."""
-    CANCEL = "cancel"
-    """Cancel one's own jobs."""
-    ADMIN = "admin"
-    """Everything, for the jobs of all callers."""
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a key. Two keys with one name are one caller: so a key is replaced and its jobs stay."""
+    """The holder of a key, or of a token for one job."""
 
     name: str
-    """Empty while the service needs no key."""
+    """The name of its key; a digest of a key that has none; empty while the service needs no key."""
     scopes: frozenset[Scope] = frozenset(Scope)
     requests_per_minute: int | None = None
     runs_per_day: int | None = None
     max_active_jobs: int | None = None
+    grant: str | None = None
+    """The one job that the caller may read, and do nothing else; None: it came with a key, or none is needed."""
 
     def may(self, scope: Scope) -> bool:
         """Whether this caller has ``scope``; an admin has them all."""
@@ -41,8 +34,13 @@ class Caller:
 
     @property
     def sees(self) -> str | None:
-        """Whose jobs this caller sees: only those with this name; None: all."""
-        return None if Scope.ADMIN in self.scopes else self.name
+        """Whose jobs this caller sees: those with this name; None: all."""
+        return None if Scope.ADMIN in self.scopes or self.grant is not None else self.name
+
+    @property
+    def owns(self) -> str:
+        """The name that this caller's jobs carry; empty where only admins are to see them."""
+        return self.sees or ""
 
 
 EVERYBODY = Caller("")
@@ -52,3 +50,9 @@ EVERYBODY = Caller("")
 def caller_in(scope: AsgiScope) -> Caller:
     """Who sent the request."""
     return scope["state"].get(CALLER, EVERYBODY)
+
+
+def check_may(caller: Caller, scope: Scope) -> None:
+    """Raise ForbiddenError unless the caller's key opens this."""
+    if not caller.may(scope):
+        raise ForbiddenError(f"This key lacks the scope {scope.value}.")

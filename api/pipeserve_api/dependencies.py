@@ -7,6 +7,8 @@ from typing import Annotated
 from fastapi import Depends, Query
 from starlette.requests import HTTPConnection
 
+from pipeserve_api.callers import caller_in
+from pipeserve_api.lookup import JobLookup
 from pipeserve_api.services import Services
 
 MAX_WAIT = 300.0
@@ -18,7 +20,14 @@ def get_services(connection: HTTPConnection) -> Services:
     return connection.state.services
 
 
+def get_jobs(connection: HTTPConnection) -> JobLookup:
+    """The jobs that the caller may see."""
+    services: Services = connection.state.services
+    return services.directory.seen_by(caller_in(connection.scope))
+
+
 ServicesDep = Annotated[Services, Depends(get_services)]
+JobsDep = Annotated[JobLookup, Depends(get_jobs)]
 WaitSeconds = Annotated[
     float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False, description="Seconds to wait for news before answering.")
 ]

@@ -43,9 +43,9 @@ def of_key(
     return IdempotencyKey(_fingerprint(body, cache, key), digest)
 
 
-def of_job(job_id: str, body: Mapping[str, Any], cache: CacheUse) -> IdempotencyKey:
-    """The identity of a request whose caller chose the job's id."""
-    return IdempotencyKey(_fingerprint(body, cache, job_id))
+def of_job(job_id: str, owner: str, body: Mapping[str, Any], cache: CacheUse) -> IdempotencyKey:
+    """The identity of a request whose caller chose the job's id. ``owner``: whose job it will be."""
+    return IdempotencyKey(_fingerprint(body, cache, f"{owner}:{job_id}"))
 
 
 def _fingerprint(body: Mapping[str, Any], cache: CacheUse, key: str) -> str:

@@ -17,6 +17,7 @@ from pipeserve.jobs import new_job_id
 from pipeserve.runtime.inline import RunOptions
 from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.ports import CacheUse, IdempotencyKey
+from pipeserve_api.callers import EVERYBODY, Caller
 from pipeserve_api.lookup import JobLog, LocalLog, StoredLog
 from pipeserve_api.schemas import Invocation
 from pipeserve_api.services import Services
@@ -35,7 +36,7 @@ class Order:
     queued: bool
     """Asked for as a job of the workers."""
     cache: CacheUse = "use"
-    caller: str = ""
+    caller: Caller = EVERYBODY
     idempotency: IdempotencyKey | None = None
     job_id: str | None = None
     """The id that the caller chose for the job, which a worker then runs."""
@@ -101,6 +102,7 @@ async def _begin(services: Services, order: Order) -> Launched:
         labels=invocation.labels,
         taps=invocation.taps,
         cache=order.cache,
+        caller=order.caller.owns,
         priority=invocation.priority,
     )
     webhook, raw = webhook_of(services, invocation), invocation.raw_parameters

@@ -9,15 +9,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 
 from pipeserve.errors import NotFoundError, NotRetryableError
 from pipeserve.events import is_terminal
-from pipeserve.jobs import Job, is_job_id
+from pipeserve.jobs import Job, JobPage, is_job_id
 from pipeserve.runtime.follower import Follower, WokenFollower
 from pipeserve.runtime.inline import InlineRuns
 from pipeserve.runtime.inline_run import InlineRun
-from pipeserve.runtime.ports import Attachment, Attachments, Cancellation, EventLog, JobLedger, LogEntry, LogGap, NewJob
+from pipeserve.runtime.ports import (
+    Attachment,
+    Attachments,
+    Cancellation,
+    EventLog,
+    JobLedger,
+    JobQuery,
+    LogEntry,
+    LogGap,
+    NewJob,
+)
 from pipeserve.runtime.recording.run_log import RunLog
+from pipeserve_api.callers import Caller
 
 
 class JobLog(ABC):
@@ -84,22 +96,48 @@ class _LocalFollower(WokenFollower):
         return self._log.read(after), closed
 
 
-class JobLookup:
-    """Finds jobs of one deployment by id. Every method raises NotFoundError for an id that no job has."""
+@dataclass(frozen=True, slots=True)
+class JobDirectory:
+    """Where the jobs of one deployment are. Nobody looks into it but as somebody."""
 
-    def __init__(self, inline: InlineRuns, ledger: JobLedger, log: EventLog, attachments: Attachments) -> None:
-        self._inline = inline
-        self._ledger = ledger
-        self._log = log
-        self._attachments = attachments
+    inline: InlineRuns
+    ledger: JobLedger
+    log: EventLog
+    attachments: Attachments
+
+    def seen_by(self, caller: Caller) -> JobLookup:
+        """What ``caller`` may see of it."""
+        return JobLookup(self, caller)
+
+
+class JobLookup:
+    """Finds jobs of one deployment by id, for one caller.
+
+    Every method raises NotFoundError for an id that no job has, and for another caller's job alike.
+    """
+
+    __slots__ = ("_attachments", "_caller", "_inline", "_ledger", "_log")
+
+    def __init__(self, directory: JobDirectory, caller: Caller) -> None:
+        self._inline = directory.inline
+        self._ledger = directory.ledger
+        self._log = directory.log
+        self._attachments = directory.attachments
+        self._caller = caller
+
+    async def find(self, query: JobQuery) -> JobPage:
+        """A page of the caller's jobs, newest first. Raises BadRequestError, StoreUnavailableError."""
+        return await self._ledger.find(replace(query, caller=self._caller.sees))
 
     async def get(self, job_id: str) -> Job:
         """The job as it is now. Raises StoreUnavailableError too."""
         if not is_job_id(job_id):
             raise _unknown(job_id)
         job = self._inline.get(job_id) or await self._ledger.get(job_id)
-        if job is None:
+        if job is None or not self._sees(job.caller):
             raise _unknown(job_id)
+        if self._caller.grant is not None:  # what a link to one job shows is for anybody
+            job = job.model_copy(update={"webhook": None, "worker": None, "caller": None})
         return job
 
     def log_of(self, job_id: str) -> JobLog:
@@ -128,6 +166,7 @@ class JobLookup:
         if not is_job_id(job_id):
             raise _unknown(job_id)
         job_id = job_id.lower()
+        await self._check_sees(job_id)
         run = self._inline.find(job_id)
         found = await self._ledger.input_of(job_id) if run is None else _input_of(run)
         if found is None:
@@ -138,12 +177,21 @@ class JobLookup:
         """End the job, or ask whoever runs it to stop. Raises StoreUnavailableError too."""
         if not is_job_id(job_id):
             raise _unknown(job_id)
+        await self._check_sees(job_id)
         found = self._inline.cancel(job_id, reason=reason, by=by)
         if found is None:
             found = await self._ledger.cancel(job_id, reason=reason, by=by)
         if found is None:
             raise _unknown(job_id)
         return found
+
+    async def _check_sees(self, job_id: str) -> None:
+        """Before anything is told of a job, or done with it. No round trip for those who see all."""
+        if self._caller.sees is not None:
+            await self.get(job_id)
+
+    def _sees(self, owner: str | None) -> bool:
+        return self._caller.sees is None or self._caller.sees == owner
 
 
 def _input_of(run: InlineRun) -> NewJob:

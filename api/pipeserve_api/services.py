@@ -44,7 +44,7 @@ from pipeserve.sdk.target import load_target
 from pipeserve.webhooks import Signer
 from pipeserve_api.drain import Drain
 from pipeserve_api.forecast import Forecast
-from pipeserve_api.lookup import JobLookup
+from pipeserve_api.lookup import JobDirectory
 from pipeserve_api.schemas import InvocationReader
 from pipeserve_api.settings import ApiSettings
 from pipeserve_api.tokens import TokenSigner, signing_keys
@@ -85,7 +85,7 @@ class Services:
     ledger: JobLedger
     log: EventLog
     operations: Operations
-    jobs: JobLookup
+    directory: JobDirectory
     forecast: Forecast
     artifacts: ArtifactStore
     cache_teller: CacheTeller | None
@@ -214,7 +214,7 @@ async def _services(
             ledger=backend.ledger,
             log=backend.log,
             operations=backend.operations,
-            jobs=JobLookup(inline, backend.ledger, backend.log, backend.attachments),
+            directory=JobDirectory(inline, backend.ledger, backend.log, backend.attachments),
             forecast=forecast,
             cache_teller=teller,
             artifacts=artifacts,

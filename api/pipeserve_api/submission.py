@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pipeserve.errors import InvalidParametersError
 from pipeserve.runtime.ports import CacheUse, IdempotencyKey, NewJob, Webhook
 from pipeserve.webhooks import DEFAULT_EVENTS, EVENT_TYPES, check_url
+from pipeserve_api.callers import Caller
 from pipeserve_api.schemas import Invocation
 from pipeserve_api.services import Services
 
@@ -23,7 +24,7 @@ def new_job(
     invocation: Invocation,
     *,
     job_id: str,
-    caller: str,
+    caller: Caller,
     cache: CacheUse,
     idempotency: IdempotencyKey | None,
 ) -> NewJob:
@@ -43,7 +44,8 @@ def new_job(
         shown_parameters=services.runtime.shown_parameters(invocation.raw_parameters, invocation.parameters),
         keep_events=not capture.memory_only,
         cache=cache,
-        lane=lane_of(invocation.labels, caller),
+        caller=caller.owns,
+        lane=lane_of(invocation.labels, caller.name),
         priority=invocation.priority,
         run_at=_start_of(invocation),
         expires_in=invocation.expires_in,

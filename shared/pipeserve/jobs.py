@@ -156,7 +156,9 @@ class Job(_Wire):
     job_id: str
     run_id: str
     run_name: str
-    caller: str | None = Field(default=None, description="Whose key it came with, where that key sees its own jobs only")
+    caller: str | None = Field(
+        default=None, description="Whose key it came with, where that key sees its own jobs only"
+    )
     status: JobStatus
     pipeline_name: str
     deployment_id: str

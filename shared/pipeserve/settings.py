@@ -195,6 +195,11 @@ class ServiceSettings(_Settings):
         alias="ZENML_SERVING_AUTH_KEY",
         description="Once set, every route but /health* needs it; or one of several, commas between.",
     )
+    keys_file: Path | None = Field(
+        None,
+        alias="PIPESERVE_KEYS_FILE",
+        description="A TOML file of keys with names and scopes, by digest; read again when it changes.",
+    )
     token_secret: SecretStr | None = Field(
         None,
         alias="PIPESERVE_TOKEN_SECRET",
@@ -218,6 +223,11 @@ class ServiceSettings(_Settings):
         alias="PIPESERVE_SYNC_EXECUTION",
         description="Run synchronous calls in the API process, or on the workers.",
     )
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers have to present one."""
+        return self.auth_key is not None or self.keys_file is not None
 
 
 class WebhookSettings(_Settings):

@@ -17,7 +17,7 @@ from pipeserve.jobs import Job
 from pipeserve.runtime.values.artifact_ref import Artifact, ArtifactRef
 from pipeserve.runtime.values.artifacts import ArtifactError, ArtifactFile, ArtifactMissingError
 from pipeserve_api.byte_range import UnsatisfiableError, has_it, wanted_range
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import problem_response
 from pipeserve_api.services import Services
@@ -37,9 +37,9 @@ router = APIRouter(tags=["jobs"])
     },
     summary="Download an artifact",
 )
-async def get_artifact(request: Request, job_id: str, name: str, services: ServicesDep) -> Response:
+async def get_artifact(request: Request, job_id: str, name: str, services: ServicesDep, jobs: JobsDep) -> Response:
     """A large output of a job, whose record refers to it: ``{"$artifact": {"name": …, "href": …}}``."""
-    job = await services.jobs.get(job_id)
+    job = await jobs.get(job_id)
     ref = _find(job, name)
     headers = {
         "accept-ranges": "bytes",

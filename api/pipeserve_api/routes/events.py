@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from pipeserve.jobs import Job
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.event_types import EventTypes, wanted_types
 from pipeserve_api.merged_log import MergedFrames
 from pipeserve_api.openapi import STREAM, problems
@@ -32,6 +32,7 @@ MOST_JOBS = 100
 )
 async def stream_jobs(
     services: ServicesDep,
+    jobs: JobsDep,
     job: Annotated[list[str], Query(min_length=1, max_length=MOST_JOBS, description="A job's id; once for each job.")],
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
     after: Annotated[str | None, Query(description="The same, for the first request: the `id` of an event.")] = None,
@@ -42,18 +43,18 @@ async def stream_jobs(
     job_ids = list(dict.fromkeys(job_id.lower() for job_id in job))
     # A browser that reconnects repeats the URL with its first position; the header is where it really is.
     given = Positions.read(after if last_event_id is None else last_event_id, job_ids)
-    jobs = [await services.jobs.get(job_id) for job_id in job_ids]
+    known_jobs = [await jobs.get(job_id) for job_id in job_ids]
     positions = given or Positions(job_ids)
     finished = frozenset(
         at
-        for at, (known, number) in enumerate(zip(jobs, positions.numbers, strict=True))
+        for at, (known, number) in enumerate(zip(known_jobs, positions.numbers, strict=True))
         if known.status.terminal and number >= known.last_seq
     )
-    if given is not None and len(finished) == len(jobs):
+    if given is not None and len(finished) == len(known_jobs):
         return Response(status_code=204)
-    logs = [services.jobs.log_of(job_id) for job_id in job_ids]
+    logs = [jobs.log_of(job_id) for job_id in job_ids]
     frames = MergedFrames(job_ids, logs, positions, finished=finished, types=wanted)
-    opening = RETRY if given is not None else RETRY + await _snapshots(services, jobs)
+    opening = RETRY if given is not None else RETRY + await _snapshots(services, known_jobs)
     return EventStream(frames, drain=services.drain, opening=opening)
 
 

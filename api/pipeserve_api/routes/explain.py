@@ -13,11 +13,11 @@ from pipeserve.errors import StoreUnavailableError
 from pipeserve.events import EventType, event_type_of
 from pipeserve.jobs import Job
 from pipeserve.runtime.ports import LogEntry
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.explain import earlier_attempts, explain
+from pipeserve_api.lookup import JobLookup
 from pipeserve_api.models import Explanation
 from pipeserve_api.openapi import problems
-from pipeserve_api.services import Services
 
 router = APIRouter(tags=["jobs"])
 _PAGE = 1000  # entries of a log
@@ -29,17 +29,17 @@ _PAGE = 1000  # entries of a log
     responses=problems(404, 503),
     summary="Explain where a job's time went",
 )
-async def explain_job(job_id: str, services: ServicesDep) -> Response:
+async def explain_job(job_id: str, services: ServicesDep, jobs: JobsDep) -> Response:
     """In sentences and in figures, for a job in any state. Durations are in seconds."""
-    job = await services.forecast.of(await services.jobs.get(job_id))
-    ends = await _ends_of_attempts(job, services) if earlier_attempts(job) else []
+    job = await services.forecast.of(await jobs.get(job_id))
+    ends = await _ends_of_attempts(job, jobs) if earlier_attempts(job) else []
     body = explain(job, services.definition, now=datetime.now(UTC), ends=ends)
     return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
-async def _ends_of_attempts(job: Job, services: Services) -> list[str] | None:
+async def _ends_of_attempts(job: Job, jobs: JobLookup) -> list[str] | None:
     """Why its attempts ended before it did, as its log tells it; None: the store is away just now."""
-    log = services.jobs.log_of(job.job_id)
+    log = jobs.log_of(job.job_id)
     ends: list[str] = []
     after = 0
     with suppress(StoreUnavailableError):

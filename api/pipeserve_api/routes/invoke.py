@@ -6,9 +6,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeserve.errors import DrainingError, ProblemError
 from pipeserve_api import idempotency
-from pipeserve_api.auth import caller_of
 from pipeserve_api.body import read_body
 from pipeserve_api.call import Call
+from pipeserve_api.callers import caller_in
 from pipeserve_api.preferences import CallPreferences
 from pipeserve_api.problems import error_response
 from pipeserve_api.services import Services
@@ -33,8 +33,8 @@ class InvokeEndpoint:
                 return
             if services.drain.begun:
                 raise DrainingError()
-            invocation, caller, key = services.invocations.read(body), caller_of(scope), preferences.idempotency_key
-            same = None if key is None else idempotency.of_key(key, caller, invocation.sent, preferences.cache)
+            invocation, caller, key = services.invocations.read(body), caller_in(scope), preferences.idempotency_key
+            same = None if key is None else idempotency.of_key(key, caller.name, invocation.sent, preferences.cache)
             call = Call(services, invocation, preferences, receive, PATH, caller, same)
             response = await call.answer()
         except ProblemError as error:

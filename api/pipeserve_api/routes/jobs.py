@@ -15,14 +15,14 @@ from pipeserve.runtime.ports import JobQuery
 from pipeserve_api import answers
 from pipeserve_api.attend import attend
 from pipeserve_api.cache_status import cache_headers, calls_of_job
-from pipeserve_api.dependencies import AfterSeq, ServicesDep, WaitSeconds
+from pipeserve_api.dependencies import AfterSeq, JobsDep, ServicesDep, WaitSeconds
 from pipeserve_api.event_page import EventPage
 from pipeserve_api.event_types import EventTypes, wanted_types
+from pipeserve_api.lookup import JobLookup
 from pipeserve_api.models import Accepted, Canceled, InvocationResult
 from pipeserve_api.models import EventPage as EventPageBody
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import problem_of_run, problem_response
-from pipeserve_api.services import Services
 
 router = APIRouter(tags=["jobs"])
 JSON = "application/json"
@@ -32,6 +32,7 @@ JSON = "application/json"
 async def list_jobs(
     request: Request,
     services: ServicesDep,
+    jobs: JobsDep,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
     code: Annotated[str | None, Query(max_length=100, description="Only jobs that ended with this error.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -41,19 +42,21 @@ async def list_jobs(
     labels = {
         name.removeprefix("label."): value for name, value in request.query_params.items() if name.startswith("label.")
     }
-    page = await services.ledger.find(JobQuery(status=status, code=code, labels=labels, limit=limit, cursor=cursor))
+    page = await jobs.find(JobQuery(status=status, code=code, labels=labels, limit=limit, cursor=cursor))
     return Response(page.model_dump_json(), media_type=JSON)
 
 
 @router.get("/jobs/{job_id}", response_model=Job, responses=problems(404, 422, 503), summary="Show a job")
-async def get_job(request: Request, job_id: str, services: ServicesDep, wait: WaitSeconds = 0) -> Response:
+async def get_job(
+    request: Request, job_id: str, services: ServicesDep, jobs: JobsDep, wait: WaitSeconds = 0
+) -> Response:
     """With ``wait``, answers when the job has ended, or as it is after so many seconds."""
-    job = await services.jobs.get(job_id)
+    job = await jobs.get(job_id)
     if wait > 0 and not job.status.terminal:
-        log = services.jobs.log_of(job_id)
+        log = jobs.log_of(job_id)
         await attend(log.ended(after=job.last_seq), seconds=wait, receive=request.receive, drain=services.drain)
         # A memory-only run is gone once it has ended; its caller has the result.
-        job = await services.jobs.get(job_id)
+        job = await jobs.get(job_id)
     job = await services.forecast.of(job)
     headers = None if job.status.terminal else answers.RETRY_AFTER
     return Response(job.model_dump_json(), headers=headers, media_type=JSON)
@@ -70,10 +73,11 @@ async def cancel_job(
     request: Request,
     job_id: str,
     services: ServicesDep,
+    jobs: JobsDep,
     reason: Annotated[str | None, Query(max_length=500, description="Kept with the job.")] = None,
 ) -> Response:
     """Harmless to repeat. A job that ended otherwise is 409; ``job_status`` then says how it ended."""
-    found = await services.jobs.cancel(job_id, reason=reason, by="caller")
+    found = await jobs.cancel(job_id, reason=reason, by="caller")
     if found.already_finished and found.status is not JobStatus.CANCELED:
         error = AlreadyFinishedError(f"The job has already ended as {found.status.value}.", job_id=job_id)
         problem = error.problem(instance=request.url.path)
@@ -95,9 +99,9 @@ async def cancel_job(
     },
     summary="Fetch a job's result",
 )
-async def get_result(request: Request, job_id: str, services: ServicesDep) -> Response:
+async def get_result(request: Request, job_id: str, services: ServicesDep, jobs: JobsDep) -> Response:
     """The same answer as a synchronous call's; 202 while the job runs; its problem, with its status, if it failed."""
-    job = await services.jobs.get(job_id)
+    job = await jobs.get(job_id)
     if not job.status.terminal:
         body = answers.accepted(job_id, status=job.status, queue_position=job.queue_position)
         return Response(body, 202, answers.RETRY_AFTER, JSON)
@@ -126,6 +130,7 @@ async def get_events(
     request: Request,
     job_id: str,
     services: ServicesDep,
+    jobs: JobsDep,
     after: AfterSeq = 0,
     wait: WaitSeconds = 0,
     types: EventTypes = None,
@@ -135,13 +140,13 @@ async def get_events(
     With ``types``, ``next`` moves over what is left out, and ``wait`` goes on for as long as only such events come.
     """
     wanted = wanted_types(types)
-    job = await services.jobs.get(job_id)
-    page = EventPage(services.jobs.log_of(job_id), after=after, types=wanted)
+    job = await jobs.get(job_id)
+    page = EventPage(jobs.log_of(job_id), after=after, types=wanted)
     await page.read()
     ended = job.status.terminal
     if page.empty and not ended and wait > 0:
         await attend(page.follow(), seconds=wait, receive=request.receive, drain=services.drain)
-        if page.empty and (ended := await _has_ended(services, job_id)):
+        if page.empty and (ended := await _has_ended(jobs, job_id)):
             await page.read()  # it may have ended after the wait was over: then its end is still to be told
     if page.empty and ended:
         page.end()
@@ -149,8 +154,8 @@ async def get_events(
     return Response(page.json(), headers=headers, media_type=JSON)
 
 
-async def _has_ended(services: Services, job_id: str) -> bool:
+async def _has_ended(jobs: JobLookup, job_id: str) -> bool:
     try:
-        return (await services.jobs.get(job_id)).status.terminal
+        return (await jobs.get(job_id)).status.terminal
     except NotFoundError:  # a memory-only run is gone once it has ended
         return True

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from pipeserve.events import EventType, event_type_of, is_terminal
 from pipeserve.runtime.ports import LogGap
 from pipeserve_api import answers
-from pipeserve_api.dependencies import AfterSeq, ServicesDep
+from pipeserve_api.dependencies import AfterSeq, JobsDep, ServicesDep
 from pipeserve_api.lookup import JobLog
 from pipeserve_api.models import LogPage
 from pipeserve_api.openapi import problems
@@ -34,6 +34,7 @@ _MOST_READ = 20_000  # events looked at for one page: the lines may be few among
 async def get_logs(
     job_id: str,
     services: ServicesDep,
+    jobs: JobsDep,
     after: AfterSeq = 0,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 1000,
     format_: Annotated[Literal["json", "text"], Query(alias="format")] = "json",
@@ -42,8 +43,8 @@ async def get_logs(
 
     Empty where the pipeline does not capture logs. ``GET /jobs/{id}/events?wait=`` and ``/stream`` tell lines at once.
     """
-    job = await services.jobs.get(job_id)
-    page = await _read(services.jobs.log_of(job_id), after, limit)
+    job = await jobs.get(job_id)
+    page = await _read(jobs.log_of(job_id), after, limit)
     # Everything that there was has been read, and the job had ended before.
     page.done = page.done or (page.exhausted and job.status.terminal)
     headers = {} if page.done else dict(answers.RETRY_AFTER)

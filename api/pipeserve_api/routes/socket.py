@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.types import Receive, Scope, Send
 
-from pipeserve_api.auth import caller_of, granted_job
+from pipeserve_api.auth import renewed
 from pipeserve_api.services import Services
 from pipeserve_api.socket.session import STALL_SECONDS, Session
 
@@ -30,8 +32,7 @@ class SocketEndpoint:
             receive,
             send,
             instance=PATH,
-            caller=caller_of(scope),
-            grant=granted_job(scope),
+            ask_caller=partial(renewed, scope),
             stall_seconds=self._stall_seconds,
         )
         await session.run()

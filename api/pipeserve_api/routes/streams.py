@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.event_types import EventTypes, wanted_types
 from pipeserve_api.openapi import STREAM, problems
 from pipeserve_api.positions import event_number
@@ -29,6 +29,7 @@ router = APIRouter(tags=["jobs"])
 async def stream_job(
     job_id: str,
     services: ServicesDep,
+    jobs: JobsDep,
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
     after: Annotated[str | None, Query(description="The same, for the first request.")] = None,
     types: EventTypes = None,
@@ -37,10 +38,10 @@ async def stream_job(
     wanted = wanted_types(types)
     # A browser that reconnects repeats the URL with its first position; the header is where it really is.
     position = event_number(after if last_event_id is None else last_event_id)
-    job = await services.jobs.get(job_id)
+    job = await jobs.get(job_id)
     if position is not None and job.status.terminal and position >= job.last_seq:
         return Response(status_code=204)
-    log = services.jobs.log_of(job_id)
+    log = jobs.log_of(job_id)
     opening = RETRY
     if position is None:
         opening += snapshot_frame((await services.forecast.of(job)).model_dump_json().encode())

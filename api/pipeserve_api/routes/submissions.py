@@ -16,11 +16,12 @@ from pipeserve.errors import DrainingError, IdempotencyMismatchError, InvalidPar
 from pipeserve.jobs import JobStatus, is_job_id, new_job_id
 from pipeserve.runtime.ports import Admission, NewJob
 from pipeserve_api import answers, idempotency
-from pipeserve_api.auth import caller_of
 from pipeserve_api.body import read_body
 from pipeserve_api.call import Call
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.callers import Caller, caller_in
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.idempotency import REPLAYED
+from pipeserve_api.lookup import JobLookup
 from pipeserve_api.models import Accepted, BatchAccepted
 from pipeserve_api.openapi import BATCH_BODY, INVOCATION_BODY, KEY_HEADER, REPLAYED_HEADERS, problems
 from pipeserve_api.preferences import CallPreferences
@@ -56,14 +57,15 @@ async def put_job(request: Request, job_id: str, services: ServicesDep) -> Respo
     if services.inline.find(job_id) is not None:  # the store may not have it yet
         raise IdempotencyMismatchError("A synchronous call has this id.", job_id=job_id)
     invocation = services.invocations.read(body)
+    caller = caller_in(request.scope)
     call = Call(
         services,
         invocation,
         preferences,
         request.receive,
         request.url.path,
-        caller_of(request.scope),
-        idempotency.of_job(job_id, invocation.sent, preferences.cache),
+        caller,
+        idempotency.of_job(job_id, caller.owns, invocation.sent, preferences.cache),
         job_id,
     )
     return await call.answer() or Response(status_code=_NOBODY)
@@ -78,18 +80,18 @@ async def put_job(request: Request, job_id: str, services: ServicesDep) -> Respo
     summary="Submit many jobs",
     tags=["invoke"],
 )
-async def invoke_batch(request: Request, services: ServicesDep) -> Response:
+async def invoke_batch(request: Request, services: ServicesDep, jobs: JobsDep) -> Response:
     """Each item is judged for itself. Where none was accepted, the answer is the first one's problem."""
     preferences = CallPreferences.read(request.scope)
     body = await _body(request, services, preferences)
     if body is None:
         return Response(status_code=_NOBODY)
-    judged = await _judged(services, services.invocations.items(body), preferences, caller_of(request.scope))
-    jobs = [job for job in judged if isinstance(job, NewJob)]
-    admissions = iter(await services.ledger.submit_many(jobs) if jobs else [])
+    judged = await _judged(services, services.invocations.items(body), preferences, caller_in(request.scope))
+    new = [job for job in judged if isinstance(job, NewJob)]
+    admissions = iter(await services.ledger.submit_many(new) if new else [])
     outcomes = [next(admissions) if isinstance(job, NewJob) else job for job in judged]
     instance = request.url.path
-    told = await asyncio.gather(*(_told(services, *place, instance) for place in enumerate(outcomes)))
+    told = await asyncio.gather(*(_told(jobs, *place, instance) for place in enumerate(outcomes)))
     refused = [outcome for outcome in outcomes if isinstance(outcome, ProblemError)]
     _log.info("invoked as a batch", extra={"accepted": len(outcomes) - len(refused), "refused": len(refused)})
     if len(refused) == len(outcomes):
@@ -108,24 +110,25 @@ async def invoke_batch(request: Request, services: ServicesDep) -> Response:
     openapi_extra={"parameters": [KEY_HEADER]},
     summary="Run a job's input once more",
 )
-async def retry_job(request: Request, job_id: str, services: ServicesDep) -> Response:
+async def retry_job(request: Request, job_id: str, services: ServicesDep, jobs: JobsDep) -> Response:
     """A new job for the workers, with ``retried_from``. 409 for a job that has not ended, or whose input is gone."""
     if services.drain.begun:
         raise DrainingError()
-    caller, key = caller_of(request.scope), idempotency.read_key(request.scope["headers"])
-    found = await services.jobs.input_of(job_id)
-    same = None if key is None else idempotency.of_key(key, caller, {"retry": found.job_id}, found.cache)
+    caller, key = caller_in(request.scope), idempotency.read_key(request.scope["headers"])
+    found = await jobs.input_of(job_id)
+    same = None if key is None else idempotency.of_key(key, caller.name, {"retry": found.job_id}, found.cache)
     job = replace(
         found,
         job_id=new_job_id(),
         max_attempts=services.settings.runtime.max_attempts,
-        lane=lane_of(found.labels, caller),
+        caller=caller.owns or found.caller,
+        lane=lane_of(found.labels, caller.name),
         idempotency=same,
         retried_from=found.job_id,
     )
     admission = await services.ledger.submit(job)
     _log.info("retried", extra={"job_id": admission.job_id, "retried_from": found.job_id})
-    status, position = await _state(services, admission)
+    status, position = await _state(jobs, admission)
     headers = answers.location(admission.job_id) | answers.RETRY_AFTER | (REPLAYED if admission.replayed else {})
     body = answers.accepted(admission.job_id, status=status, queue_position=position)
     return Response(body, 202, headers, "application/json")
@@ -141,7 +144,7 @@ async def _body(request: Request, services: Services, preferences: CallPreferenc
 
 
 async def _judged(
-    services: Services, items: list[Any], preferences: CallPreferences, caller: str
+    services: Services, items: list[Any], preferences: CallPreferences, caller: Caller
 ) -> list[NewJob | ProblemError]:
     """Each item as a job, or why it is none."""
     judged: list[NewJob | ProblemError] = []
@@ -151,7 +154,7 @@ async def _judged(
         try:
             invocation = services.invocations.read_item(item)
             key, cache = preferences.idempotency_key, preferences.cache
-            same = None if key is None else idempotency.of_key(key, caller, invocation.sent, cache, index=index)
+            same = None if key is None else idempotency.of_key(key, caller.name, invocation.sent, cache, index=index)
             job_id = new_job_id()
             judged.append(new_job(services, invocation, job_id=job_id, caller=caller, cache=cache, idempotency=same))
         except ProblemError as error:
@@ -159,17 +162,17 @@ async def _judged(
     return judged
 
 
-async def _told(services: Services, index: int, outcome: Admission | ProblemError, instance: str) -> dict[str, Any]:
+async def _told(jobs: JobLookup, index: int, outcome: Admission | ProblemError, instance: str) -> dict[str, Any]:
     if isinstance(outcome, ProblemError):
         return {"index": index, "error": outcome.problem(instance=instance).as_dict()}
-    status, position = await _state(services, outcome)
+    status, position = await _state(jobs, outcome)
     accepted = answers.accepted_members(outcome.job_id, status=status, queue_position=position)
     return {"index": index, **accepted} | ({"replayed": True} if outcome.replayed else {})
 
 
-async def _state(services: Services, admission: Admission) -> tuple[JobStatus, int | None]:
+async def _state(jobs: JobLookup, admission: Admission) -> tuple[JobStatus, int | None]:
     """A job's state, and its place in the queue; a new one's without asking."""
     if not admission.replayed:
         return JobStatus.PENDING, admission.queue_position
-    job = await services.jobs.get(admission.job_id)
+    job = await jobs.get(admission.job_id)
     return job.status, job.queue_position

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pipeserve.events import rfc3339
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.openapi import problems
 
 router = APIRouter(tags=["jobs"])
@@ -52,10 +52,10 @@ class JobToken(BaseModel):
     summary="Make a token that reads a job",
 )
 async def make_token(
-    job_id: str, services: ServicesDep, terms: Annotated[TokenTerms | None, Body()] = None
+    job_id: str, services: ServicesDep, jobs: JobsDep, terms: Annotated[TokenTerms | None, Body()] = None
 ) -> Response:
     """Whoever has it may read this job, all of it, until it expires; and nothing else."""
-    job = await services.jobs.get(job_id)
+    job = await jobs.get(job_id)
     wanted = None if terms is None else terms.expires_in
     token = services.tokens.sign(job.job_id, services.settings.service.token_ttl if wanted is None else wanted)
     body = {

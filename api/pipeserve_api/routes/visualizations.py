@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from pipeserve_api.dependencies import ServicesDep
+from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.models import VisualizationList
 from pipeserve_api.openapi import problems
 
@@ -28,9 +28,9 @@ _HEADERS = {
     responses=problems(404, 503),
     summary="List what a job shows",
 )
-async def list_visualizations(job_id: str, services: ServicesDep) -> Response:
+async def list_visualizations(job_id: str, services: ServicesDep, jobs: JobsDep) -> Response:
     """In the order in which they were drawn. Empty where the pipeline does not capture visualizations."""
-    await services.jobs.get(job_id)
+    await jobs.get(job_id)
     found = [
         {
             "index": attachment.index,
@@ -40,7 +40,7 @@ async def list_visualizations(job_id: str, services: ServicesDep) -> Response:
             "size": len(attachment.data),
             "href": f"/jobs/{job_id}/visualizations/{attachment.index}",
         }
-        for attachment in await services.jobs.visualizations(job_id)
+        for attachment in await jobs.visualizations(job_id)
     ]
     return Response(orjson.dumps({"visualizations": found}), media_type=JSON)
 
@@ -55,10 +55,10 @@ async def list_visualizations(job_id: str, services: ServicesDep) -> Response:
     summary="Show one",
 )
 async def get_visualization(
-    job_id: str, index: Annotated[int, Path(ge=1, le=2**31)], services: ServicesDep
+    job_id: str, index: Annotated[int, Path(ge=1, le=2**31)], services: ServicesDep, jobs: JobsDep
 ) -> Response:
     """With its media type, and a policy by which a browser runs no script in it."""
-    await services.jobs.get(job_id)
-    attachment = await services.jobs.visualization(job_id, index)
+    await jobs.get(job_id)
+    attachment = await jobs.visualization(job_id, index)
     charset = "; charset=utf-8" if attachment.media_type.startswith("text/") else ""
     return Response(attachment.data, headers=_HEADERS | {"content-type": attachment.media_type + charset})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from pipeserve.errors import AlreadyFinishedError, DrainingError, ForbiddenError
+from pipeserve.errors import AlreadyFinishedError, DrainingError, ForbiddenError, UnauthorizedError
 from pipeserve.jobs import JobStatus
 from pipeserve_api import idempotency
+from pipeserve_api.callers import Caller, Scope, check_may
 from pipeserve_api.launch import Order
 from pipeserve_api.services import Services
 from pipeserve_api.socket import wire
@@ -27,36 +29,38 @@ class Operations:
         subscriptions: Subscriptions,
         runs: OwnRuns,
         *,
-        caller: str,
-        grant: str | None,
+        ask_caller: Callable[[], Caller | None],
     ) -> None:
-        """``caller``: a digest of the key that was presented. ``grant``: the one job that may be read; None: all."""
+        """``ask_caller``: who is at the other end, as it stands at each operation. None: its key is good no more."""
         self._services = services
         self._sender = sender
         self._subscriptions = subscriptions
         self._runs = runs
-        self._caller = caller
-        self._grant = grant
+        self._ask_caller = ask_caller
 
     async def do(self, operation: Operation, members: dict[str, Any]) -> None:
         """Do it and acknowledge it. ``members``: the frame as it was sent. Raises ProblemError, SocketGone."""
+        caller = self._ask_caller()
+        if caller is None:
+            raise UnauthorizedError
         match operation:
             case Subscribe():
-                await self._subscribe(operation)
+                await self._subscribe(operation, caller)
             case Unsubscribe():
-                await self._unsubscribe(operation)
+                await self._unsubscribe(operation, caller)
             case Invoke():
-                await self._invoke(operation, members)
+                await self._invoke(operation, members, caller)
             case Cancel():
-                await self._cancel(operation)
+                await self._cancel(operation, caller)
 
-    async def _subscribe(self, wanted: Subscribe) -> None:
+    async def _subscribe(self, wanted: Subscribe, caller: Caller) -> None:
         job_id = wanted.job_id
-        self._check_grant(job_id)
+        _check_reads(caller, job_id)
         self._subscriptions.check_new(job_id)
         self._check_room()
-        job = await self._services.jobs.get(job_id)
-        log = self._services.jobs.log_of(job_id)
+        jobs = self._services.directory.seen_by(caller)
+        job = await jobs.get(job_id)
+        log = jobs.log_of(job_id)
         opening = [wire.ack(wanted.ref, job_id)]
         if wanted.after is None:
             job = await self._services.forecast.of(job)
@@ -64,27 +68,27 @@ class Operations:
         self._subscriptions.start(job_id, log, after=wanted.after or 0, types=wanted.types)
         await self._sender.send(*opening)  # in line before the first event: that task has not begun yet
 
-    async def _unsubscribe(self, wanted: Unsubscribe) -> None:
-        self._check_grant(wanted.job_id)
+    async def _unsubscribe(self, wanted: Unsubscribe, caller: Caller) -> None:
+        _check_reads(caller, wanted.job_id)
         stopped = await self._subscriptions.stop(wanted.job_id)
         if stopped is not None:
             self._runs.unfollow(stopped.job_id, stopped.log, stopped.position)
         await self._sender.send(wire.ack(wanted.ref, wanted.job_id))
 
-    async def _invoke(self, wanted: Invoke, members: dict[str, Any]) -> None:
+    async def _invoke(self, wanted: Invoke, members: dict[str, Any], caller: Caller) -> None:
         services, key = self._services, wanted.idempotency_key
-        self._check_grant(None)
+        _check_may(caller, Scope.INVOKE)
         self._check_room()
         if services.drain.begun:
             raise DrainingError
         invocation = services.invocations.read_item(body_of(members))
-        same = None if key is None else idempotency.of_key(key, self._caller, invocation.sent, wanted.cache)
+        same = None if key is None else idempotency.of_key(key, caller.name, invocation.sent, wanted.cache)
         launched = await self._runs.launch(
             Order(
                 invocation,
                 queued=wanted.mode == "async",
                 cache=wanted.cache,
-                caller=self._caller,
+                caller=caller,
                 idempotency=same,
             )
         )
@@ -93,10 +97,10 @@ class Operations:
             self._subscriptions.start(job_id, launched.log, after=0, types=wanted.types)
         await self._sender.send(wire.ack(wanted.ref, job_id, replayed=launched.replayed or None))
 
-    async def _cancel(self, wanted: Cancel) -> None:
-        self._check_grant(None)
+    async def _cancel(self, wanted: Cancel, caller: Caller) -> None:
+        _check_may(caller, Scope.CANCEL)
         job_id = wanted.job_id
-        found = await self._services.jobs.cancel(job_id, reason=wanted.reason, by="caller")
+        found = await self._services.directory.seen_by(caller).cancel(job_id, reason=wanted.reason, by="caller")
         if found.already_finished and found.status is not JobStatus.CANCELED:
             raise AlreadyFinishedError(f"The job has already ended as {found.status.value}.", job_id=job_id)
         await self._sender.send(wire.ack(wanted.ref, job_id, status=found.status))
@@ -104,7 +108,14 @@ class Operations:
     def _check_room(self) -> None:
         self._subscriptions.check_room(others=self._runs.unfollowed)
 
-    def _check_grant(self, job_id: str | None) -> None:
-        """``job_id``: the job to read; None: what is wanted is more than to read one."""
-        if self._grant is not None and self._grant != job_id:
-            raise ForbiddenError(f"This token is for reading job {self._grant} only.", job_id=job_id)
+
+def _check_reads(caller: Caller, job_id: str) -> None:
+    _check_may(caller, Scope.READ)
+    if caller.grant not in (None, job_id):
+        raise ForbiddenError(f"This token is for reading job {caller.grant} only.", job_id=job_id)
+
+
+def _check_may(caller: Caller, scope: Scope) -> None:
+    if caller.grant is not None and scope is not Scope.READ:
+        raise ForbiddenError(f"This token is for reading job {caller.grant} only.")
+    check_may(caller, scope)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Receive, Send
 
 from pipeserve.errors import Problem, ProblemError
 from pipeserve.runtime.tasks import end_tasks
+from pipeserve_api.callers import EVERYBODY, Caller
 from pipeserve_api.problems import unexpected_problem
 from pipeserve_api.services import Services
 from pipeserve_api.socket import wire
@@ -49,11 +51,10 @@ class Session:
         send: Send,
         *,
         instance: str,
-        caller: str = "",
-        grant: str | None = None,
+        ask_caller: Callable[[], Caller | None] = lambda: EVERYBODY,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        """``instance``: the path, for problems. ``caller``, ``grant``: see :class:`Operations`."""
+        """``instance``: the path, for problems. ``ask_caller``: see :class:`Operations`."""
         self._services = services
         self._receive = receive
         self._send = send
@@ -65,9 +66,7 @@ class Session:
         self._subscriptions = Subscriptions(
             self._sender, self._credit, services.drain, instance, on_end=self._runs.ended
         )
-        self._operations = Operations(
-            services, self._sender, self._subscriptions, self._runs, caller=caller, grant=grant
-        )
+        self._operations = Operations(services, self._sender, self._subscriptions, self._runs, ask_caller=ask_caller)
         self._waiting: asyncio.Queue[tuple[Operation, dict[str, Any]]] = asyncio.Queue(MAX_WAITING)
 
     async def run(self) -> None:

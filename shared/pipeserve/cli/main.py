@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeserve.cli import deploy, foreground, invoke, jobs, serve
+from pipeserve.cli import deploy, foreground, invoke, jobs, keys, serve
 from pipeserve.cli import run as running
 from pipeserve.errors import (
     BadRequestError,
@@ -71,6 +71,7 @@ def build_app() -> typer.Typer:
     app.command()(running.run)
     app.command()(invoke.invoke)
     app.add_typer(jobs.build_app(), name="jobs")
+    app.add_typer(keys.build_app(), name="keys")
     app.command()(deploy.deploy)
     app.command()(deploy.deployments)
     app.command()(foreground.api)

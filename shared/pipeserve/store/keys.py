@@ -95,7 +95,9 @@ IMMORTAL: tuple[Immortal, ...] = (
         "Lists live jobs only; Redis deletes it with its last member.",
     ),
     Immortal(
-        re.compile(_OURS + r"(jobs|labels|owned|owners|codes|expiring|status:(completed|failed|canceled|timed_out|expired))$"),
+        re.compile(
+            _OURS + r"(jobs|labels|owned|owners|codes|expiring|status:(completed|failed|canceled|timed_out|expired))$"
+        ),
         "deployment has live jobs",
         "Lists live jobs or is written next to them. The script that ends the last live job sets a time to live.",
     ),

@@ -138,7 +138,9 @@ async def _matching(connection: Connection, keys: Keys, positions: list[_Positio
     for start in range(0, len(positions), CHUNK):
         chunk = positions[start : start + CHUNK]
         if query.caller is not None and query.status is not None:
-            scores = await connection.call("ZMSCORE", keys.status(query.status), *(position.job_id for position in chunk))
+            scores = await connection.call(
+                "ZMSCORE", keys.status(query.status), *(position.job_id for position in chunk)
+            )
             chunk = [position for position, score in zip(chunk, scores, strict=True) if score is not None]
         if code is not None and chunk:
             codes = await connection.call("HMGET", keys.codes, *(position.job_id for position in chunk))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 ENDING = """
 -- The indexes live as long as there is a live job, and then as long as the last record.
-local INDEXES = {P..'jobs', P..'labels', P..'owned', P..'owners', P..'codes', P..'expiring', status_key('completed'), status_key('failed'),
-  status_key('canceled'), status_key('timed_out'), status_key('expired')}
+local INDEXES = {P..'jobs', P..'labels', P..'owned', P..'owners', P..'codes', P..'expiring',
+  status_key('completed'), status_key('failed'), status_key('canceled'), status_key('timed_out'), status_key('expired')}
 local function is_idle() return call('EXISTS', QUEUE, RUNNING) == 0 end
 local function indexes_stay() for _, key in ipairs(INDEXES) do call('PERSIST', key) end end
 local function indexes_end()
