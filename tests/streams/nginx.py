@@ -22,8 +22,8 @@ from tests.worker.harness import eventually
 from pipeserve.parent import preexec_die_with_parent
 
 CONFIGURATION = ROOT / "deploy" / "nginx" / "nginx.conf"
-REPLICAS = ("api-1:8001", "api-2:8001")
-"""What the file calls them."""
+REPLICA = "server api:8001 "
+"""How the line begins that names them."""
 
 
 def needed(program: str) -> str:
@@ -65,8 +65,10 @@ class Proxy:
 def configuration(folder: Path, port: int, replicas: Sequence[str]) -> str:
     """The file with the places that it says are yours to set: replicas, port and paths; nothing else."""
     text = CONFIGURATION.read_text()
-    changes = dict(zip(REPLICAS, (httpx.URL(url).netloc.decode() for url in replicas), strict=True))
-    changes |= {
+    [line] = [line for line in text.splitlines(keepends=True) if REPLICA in line]
+    lines = (line.replace(REPLICA, f"server {httpx.URL(url).netloc.decode()} ") for url in replicas)
+    changes = {
+        line: "".join(lines),
         "listen 8080;": f"listen 127.0.0.1:{port};",
         "/tmp/nginx": f"{folder}/nginx",
         "/dev/stdout": f"{folder}/access.log",
