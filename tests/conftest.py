@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.service import ServeFixture, serve_target
 
-pytest_plugins = ["tests.store_fixtures"]
+pytest_plugins = ["tests.store_fixtures", "tests.docker_engine"]
 
 
 @pytest.hookimpl(wrapper=True)

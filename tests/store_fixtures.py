@@ -94,9 +94,19 @@ def store_server() -> Iterator[str]:
 @pytest.fixture
 def store_url(store_server: str) -> Iterator[str]:
     """The session's store, empty; checked for keys without a time to live afterwards."""
-    client = connect_blocking(store_server, read_timeout=5)
+    yield from _emptied(store_server)
+
+
+@pytest.fixture
+def redis_url(redis_container: str) -> Iterator[str]:
+    """A Redis in a container, empty; checked in the same way. For tests marked ``docker``."""
+    yield from _emptied(redis_container)
+
+
+def _emptied(url: str) -> Iterator[str]:
+    client = connect_blocking(url, read_timeout=5)
     client.flushall()
-    yield store_server
+    yield url
     try:
         leaks = keys_without_ttl(client)
         assert not leaks, "keys without a time to live that store/keys.py does not excuse:\n" + "\n".join(leaks)

@@ -15,6 +15,8 @@ from pipeserve.runtime.garbage import settle_memory
 from pipeserve_api import parent
 from pipeserve_api.app import create_app
 from pipeserve_api.drain import Drain
+from pipeserve_api.exposure import check_exposure
+from pipeserve_api.key_ring import KeyRing
 from pipeserve_api.processes import bound_socket, inherited_socket, listen, serve_in_processes
 from pipeserve_api.server import Server, server_config
 from pipeserve_api.services import open_services
@@ -41,6 +43,9 @@ def main() -> int:
 
 async def _serve(settings: ApiSettings) -> int:
     shared = inherited_socket()
+    if shared is None:  # said once, not by each of several processes
+        check_exposure(settings.service)
+        KeyRing.of(settings.service)  # keys that can't be used are told before anything is opened
     if shared is None and settings.service.workers > 1:
         return await serve_in_processes(settings)
     drain = Drain()

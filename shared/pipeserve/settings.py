@@ -200,6 +200,11 @@ class ServiceSettings(_Settings):
         alias="PIPESERVE_KEYS_FILE",
         description="A TOML file of keys with names and scopes, by digest; read again when it changes.",
     )
+    require_auth: bool = Field(
+        False,
+        alias="PIPESERVE_REQUIRE_AUTH",
+        description="Refuse to start without keys.",
+    )
     token_secret: SecretStr | None = Field(
         None,
         alias="PIPESERVE_TOKEN_SECRET",

@@ -1,4 +1,4 @@
-"""The contract suite's stores: the memory twin, and Valkey."""
+"""The contract suite's stores: the memory twin, Valkey, and Redis in a container."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class MovableClock:
         return time.time() + self.ahead
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.docker)])
 async def ports(request: pytest.FixtureRequest) -> AsyncIterator[Ports]:
     """The ports of one fresh deployment."""
     if request.param == "memory":
         yield _memory()
         return
     settings = StoreSettings.from_environment(
-        redis_url=request.getfixturevalue("store_url"),
+        redis_url=request.getfixturevalue("store_url" if request.param == "valkey" else "redis_url"),
         event_log_max=LOG_MAX,
         max_queue_size=QUEUE_MAX,
         lease_seconds=30.0,

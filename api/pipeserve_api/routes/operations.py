@@ -19,6 +19,7 @@ from pipeserve.events import rfc3339
 from pipeserve_api import metrics
 from pipeserve_api.dependencies import ServicesDep
 from pipeserve_api.drill import DrillReport
+from pipeserve_api.exposure import exposure
 from pipeserve_api.models import Health
 from pipeserve_api.openapi import problems
 from pipeserve_api.problems import error_response
@@ -57,11 +58,18 @@ async def live() -> Response:
 
 @router.get("/health/ready", responses=problems(503), summary="Whether to send requests here")
 async def ready(request: Request, services: ServicesDep) -> Response:
-    """200 when the store is reachable and fit to keep jobs, and the process does not drain. Otherwise 503 says why."""
+    """200 when the store is reachable and fit to keep jobs, and the process does not drain. Otherwise 503 says why.
+
+    ``warnings`` says where strangers can call the service.
+    """
     error = await _unready(services)
     if error is not None:
         return error_response(error, instance=request.url.path)
-    return Response(orjson.dumps({"status": "ready", "deployment_id": services.deployment.id}), media_type=JSON)
+    body: dict[str, Any] = {"status": "ready", "deployment_id": services.deployment.id}
+    said = exposure(services.settings.service)
+    if said is not None:
+        body["warnings"] = [said]
+    return Response(orjson.dumps(body), media_type=JSON)
 
 
 async def _unready(services: Services) -> ProblemError | None:

@@ -1,0 +1,42 @@
+"""Whether strangers can call the service: it listens where others reach it, and asks nobody for a key."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+from pipeserve.errors import ConfigurationError
+from pipeserve.settings import ServiceSettings
+
+_log = logging.getLogger(__name__)
+
+
+def exposure(settings: ServiceSettings) -> str | None:
+    """In a sentence, why strangers may call; None: they can't."""
+    if settings.needs_key or _is_loopback(settings.host):
+        return None
+    return (
+        f"No key is set, and the service listens on {settings.host}: whoever reaches this port can run the pipeline "
+        "and read every job. Set PIPESERVE_KEYS_FILE or ZENML_SERVING_AUTH_KEY, or see that nobody else reaches the port."
+    )
+
+
+def check_exposure(settings: ServiceSettings) -> None:
+    """Say it loudly, once, at the start. Raises ConfigurationError where keys are required and there are none."""
+    if settings.require_auth and not settings.needs_key:
+        raise ConfigurationError(
+            "PIPESERVE_REQUIRE_AUTH is set and there is no key. Make one:\n"
+            "    pipeserve keys new NAME --file keys.toml && export PIPESERVE_KEYS_FILE=$PWD/keys.toml"
+        )
+    said = exposure(settings)
+    if said is not None:
+        _log.warning("OPEN TO STRANGERS. %s", said)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or every address: "", "*"
+        return False
