@@ -17,7 +17,7 @@ def exposure(settings: ServiceSettings) -> str | None:
         return None
     return (
         f"No key is set, and the service listens on {settings.host}: whoever reaches this port can run the pipeline "
-        "and read every job. Set PIPESERVE_KEYS_FILE or ZENML_SERVING_AUTH_KEY, or see that nobody else reaches the port."
+        "and read every job. Set PIPESERVE_KEYS_FILE or ZENML_SERVING_AUTH_KEY, or let nobody else reach the port."
     )
 
 
