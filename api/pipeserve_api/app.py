@@ -14,6 +14,7 @@ from pipeserve_api import openapi, problems
 from pipeserve_api.auth import KeyMiddleware
 from pipeserve_api.drain import Drain
 from pipeserve_api.key_ring import KeyRing
+from pipeserve_api.request_figures import RequestFiguresMiddleware
 from pipeserve_api.routes import (
     artifacts,
     documents,
@@ -69,4 +70,5 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     ring = KeyRing.of(settings)
     if ring is not None:
         app.add_middleware(KeyMiddleware, ring=ring)
+    app.add_middleware(RequestFiguresMiddleware)
     return app

@@ -45,6 +45,7 @@ from pipeserve.webhooks import Signer
 from pipeserve_api.drain import Drain
 from pipeserve_api.forecast import Forecast
 from pipeserve_api.lookup import JobDirectory
+from pipeserve_api.request_figures import RequestFigures
 from pipeserve_api.schemas import InvocationReader
 from pipeserve_api.settings import ApiSettings
 from pipeserve_api.tokens import TokenSigner, signing_keys
@@ -92,6 +93,8 @@ class Services:
     """None: what this process's step cache holds is told to nobody."""
     drain: Drain
     tokens: TokenSigner
+    requests: RequestFigures
+    """What this process has answered."""
     started_at: float = field(default_factory=time.time)
     """Unix time in seconds."""
 
@@ -220,6 +223,7 @@ async def _services(
             artifacts=artifacts,
             drain=drain,
             tokens=TokenSigner(signing_keys(settings.service), deployment.id),
+            requests=RequestFigures(),
         )
 
 

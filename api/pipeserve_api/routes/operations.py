@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 
 from pipeserve.errors import DrainingError, ProblemError, StoreUnavailableError
 from pipeserve.events import rfc3339
-from pipeserve_api import metrics
+from pipeserve_api import metrics, prometheus
 from pipeserve_api.dependencies import ServicesDep
 from pipeserve_api.drill import DrillReport
 from pipeserve_api.exposure import exposure
@@ -137,9 +137,12 @@ async def get_metrics(
 
     While the store is away, ``store_available`` is false and the figures are this process's own.
     """
-    figures = await metrics.collect(services)
-    if format_ == "prometheus" or (format_ is None and metrics.wants_text(accept)):
-        body, media_type = metrics.prometheus(figures, services.definition.name, accept)
+    stored = await metrics.stored_figures(services)
+    figures = metrics.collect(services, stored)
+    if format_ == "prometheus" or (format_ is None and prometheus.wants_text(accept)):
+        durations: Mapping[str, Mapping[int, int]] = {} if stored is None else stored.durations
+        name = services.definition.name
+        body, media_type = prometheus.exposition(figures, durations, services.requests, name, accept)
         return Response(body, headers={"content-type": media_type, "vary": "Accept"})
     return Response(orjson.dumps(figures), headers={"vary": "Accept"}, media_type=JSON)
 

@@ -17,13 +17,19 @@ def histogram(values: Sequence[float]) -> dict[int, int]:
     """How many of ``values`` (seconds) fall into each bucket."""
     counts: dict[int, int] = {}
     for value in values:  # a Counter takes longer to make than a run has values
-        bucket = _bucket(value)
+        bucket = bucket_of(value)
         counts[bucket] = counts.get(bucket, 0) + 1
     return counts
 
 
-def _bucket(seconds: float) -> int:
+def bucket_of(seconds: float) -> int:
+    """The bucket that a time falls into."""
     return math.ceil(math.log(min(max(seconds, SHORTEST), LONGEST), GROWTH))
+
+
+def middle(bucket: int) -> float:
+    """The middle of a bucket, in seconds."""
+    return GROWTH ** (bucket - 0.5)
 
 
 def percentiles(buckets: Mapping[int, int]) -> Percentiles:
@@ -39,5 +45,5 @@ def _at(buckets: Mapping[int, int], rank: float) -> float:
     for bucket in sorted(buckets):
         seen += buckets[bucket]
         if seen >= rank:
-            return GROWTH ** (bucket - 0.5)
-    return GROWTH ** (max(buckets) - 0.5)
+            return middle(bucket)
+    return middle(max(buckets))
