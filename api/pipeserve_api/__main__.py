@@ -18,7 +18,7 @@ from pipeserve_api.drain import Drain
 from pipeserve_api.exposure import check_exposure
 from pipeserve_api.key_ring import KeyRing
 from pipeserve_api.processes import bound_socket, inherited_socket, listen, serve_in_processes
-from pipeserve_api.server import Server, server_config
+from pipeserve_api.server import Server, allow_many_connections, server_config
 from pipeserve_api.services import open_services
 from pipeserve_api.settings import ApiSettings
 
@@ -48,6 +48,7 @@ async def _serve(settings: ApiSettings) -> int:
         KeyRing.of(settings.service)  # keys that can't be used are told before anything is opened
     if shared is None and settings.service.workers > 1:
         return await serve_in_processes(settings)
+    allow_many_connections()
     drain = Drain()
     # The parent of several has seen the deployment: if it is gone, the store was emptied, and gets it back soon.
     patience = 0.0 if shared is None else settings.store.lease_seconds

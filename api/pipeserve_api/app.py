@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, WebSocketRoute
 
 from pipeserve.settings import ServiceSettings
@@ -14,6 +15,7 @@ from pipeserve_api import openapi, problems
 from pipeserve_api.auth import KeyMiddleware
 from pipeserve_api.drain import Drain
 from pipeserve_api.key_ring import KeyRing
+from pipeserve_api.origins import OriginMiddleware, read_origins
 from pipeserve_api.request_figures import RequestFiguresMiddleware
 from pipeserve_api.routes import (
     artifacts,
@@ -32,6 +34,16 @@ from pipeserve_api.routes import (
 )
 from pipeserve_api.services import ServicesOpener
 
+_REQUEST_HEADERS = (
+    *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Prefer", "Cache-Control", "Last-Event-ID"),
+    *("Traceparent", "Tracestate"),
+)
+_ANSWER_HEADERS = (
+    *("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied", "Cache-Status", "Content-Disposition"),
+    *("RateLimit", "RateLimit-Policy"),
+)
+"""What pages of other origins may send, and read."""
+
 
 def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain | None = None) -> FastAPI:
     """The application of one deployment.
@@ -48,7 +60,8 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
             yield {"services": services}
             drain.begin()  # under a server that does not
 
-    app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan)
+    # No redirects for a slash too many: they would repeat the query, and a token in it, in a header.
+    app = FastAPI(title="pipeserve", version=operations.package_version(), lifespan=lifespan, redirect_slashes=False)
     app.router.routes.append(Route(invoke.PATH, invoke.InvokeEndpoint(), methods=["POST"], include_in_schema=False))
     app.router.routes.append(WebSocketRoute(socket.PATH, socket.SocketEndpoint()))
     app.add_middleware(invoke.InvokeFirst)
@@ -70,5 +83,15 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     ring = KeyRing.of(settings)
     if ring is not None:
         app.add_middleware(KeyMiddleware, ring=ring)
+    origins = read_origins(settings.allowed_origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT"],
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_ANSWER_HEADERS,
+        )
+    app.add_middleware(OriginMiddleware, allowed=origins, check_host=settings.open_to_its_machine)
     app.add_middleware(RequestFiguresMiddleware)
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 
 from pipeserve.errors import ConfigurationError
@@ -13,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 def exposure(settings: ServiceSettings) -> str | None:
     """In a sentence, why strangers may call; None: they can't."""
-    if settings.needs_key or _is_loopback(settings.host):
+    if settings.needs_key or settings.listens_on_loopback:
         return None
     return (
         f"No key is set, and the service listens on {settings.host}: whoever reaches this port can run the pipeline "
@@ -31,12 +30,3 @@ def check_exposure(settings: ServiceSettings) -> None:
     said = exposure(settings)
     if said is not None:
         _log.warning("OPEN TO STRANGERS. %s", said)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or every address: "", "*"
-        return False

@@ -6,10 +6,12 @@ process that runs it knows it.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from typing import Self
 
 from pipeserve.errors import NotFoundError, NotRetryableError
 from pipeserve.events import is_terminal
@@ -30,6 +32,9 @@ from pipeserve.runtime.ports import (
 )
 from pipeserve.runtime.recording.run_log import RunLog
 from pipeserve_api.callers import Caller
+
+_AT_ONCE = 250
+"""Entries of a run of this process that its reader is given at once."""
 
 
 class JobLog(ABC):
@@ -85,15 +90,20 @@ class _LocalFollower(WokenFollower):
     __slots__ = ("_log",)
 
     def __init__(self, log: RunLog, after: int) -> None:
-        super().__init__(after, log.subscribe())
+        super().__init__(after, asyncio.Event())
         self._log = log
+
+    async def __aenter__(self) -> Self:
+        self._changed = self._log.subscribe()
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         self._log.unsubscribe(self._changed)
 
     def _read(self, after: int) -> tuple[Sequence[LogEntry | LogGap], bool]:
         closed = self._log.closed  # before reading: what is added in between comes with the next read
-        return self._log.read(after), closed
+        entries = self._log.read(after, _AT_ONCE)
+        return entries, closed and not entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import threading
@@ -22,6 +23,7 @@ from pipeserve.runtime.tasks import end_tasks
 from pipeserve.settings import ServiceSettings
 from pipeserve_api.drain import Drain
 from pipeserve_api.hand_over import HandOver
+from pipeserve_api.http_protocol import HttpProtocol
 from pipeserve_api.socket.protocol import PING_SECONDS, PONG_SECONDS, SocketProtocol
 
 CONNECTION_GRACE = 1
@@ -32,7 +34,20 @@ INTERRUPT_GRACE = 0.5
 """Seconds that interrupted calls have to end before connections close. Their answers may still come in that time."""
 CTRL_C_GRACE = 2.0
 """The longest that running calls have after Ctrl-C: somebody waits at a terminal."""
+_SECURITY_HEADERS = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "SAMEORIGIN"),
+    ("referrer-policy", "no-referrer"),
+]
+"""What every answer carries; a URL can have a token, which no other host is to learn."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def allow_many_connections() -> None:
+    """As many open files as the system lets this process have: each connection is one, and 1,024 is a usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite, and then refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
@@ -42,7 +57,8 @@ def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
+        headers=_SECURITY_HEADERS,
         access_log=False,
         log_config=None,
         server_header=False,

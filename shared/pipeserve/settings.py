@@ -6,6 +6,7 @@ value is refused with the name of its variable.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal, Self
@@ -217,6 +218,11 @@ class ServiceSettings(_Settings):
         alias="PIPESERVE_TOKEN_TTL",
         description="Seconds for which a token of a job is good unless its request says.",
     )
+    allowed_origins: str = Field(
+        "",
+        alias="PIPESERVE_ALLOWED_ORIGINS",
+        description="Origins of web pages that may use the service, with commas between; * for all.",
+    )
     max_body: int = Field(
         1_048_576, gt=0, alias="PIPESERVE_MAX_BODY", description="Bytes that a request's body may have."
     )
@@ -228,6 +234,21 @@ class ServiceSettings(_Settings):
         alias="PIPESERVE_SYNC_EXECUTION",
         description="Run synchronous calls in the API process, or on the workers.",
     )
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether no other machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name, or every address: "", "*"
+            return False
+
+    @property
+    def open_to_its_machine(self) -> bool:
+        """Whether whatever runs on this machine may call it without a key, and nothing else may."""
+        return self.listens_on_loopback and not self.needs_key
 
     @property
     def needs_key(self) -> bool:

@@ -110,6 +110,7 @@ async def serving(
             grace=settings.drain_seconds,
             interrupt=services.inline.interrupt,
         )
+        server.server_state.default_headers = config.encoded_headers  # the main loop's work, too
         server.lifespan = config.lifespan_class(config)
         # Without serve()'s main loop, whose ticks would add 0.2 s to every test.
         await server.startup(sockets=[listener])

@@ -17,10 +17,10 @@ from websockets.exceptions import InvalidStatus
 
 from pipeserve.errors import ConfigurationError
 from pipeserve.jobs import new_job_id
-from pipeserve.key_file import KeyScope, digest_of, new_key, stanza
+from pipeserve.key_file import KeyScope, digest_of, stanza
 from pipeserve_api.key_ring import KeyRing
 
-A, A_NEXT, B, READER, CANCELER, ADMIN = (new_key() for _ in range(6))
+A, A_NEXT, B, READER, CANCELER, ADMIN = (f"psk_{name}" for name in ("a", "a-next", "b", "reader", "canceler", "admin"))
 ZEROS = "0" * 64
 MINE = (KeyScope.INVOKE, KeyScope.READ, KeyScope.CANCEL)
 

@@ -46,7 +46,6 @@ async def get_artifact(request: Request, job_id: str, name: str, services: Servi
         "cache-control": "private, no-cache",
         "content-disposition": f'attachment; filename="{ref.name}"',
         "etag": f'"{ref.sha256}"',
-        "x-content-type-options": "nosniff",
     }
     if has_it(request.headers, headers["etag"]):
         return Response(status_code=304, headers=headers)

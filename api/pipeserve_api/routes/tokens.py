@@ -24,7 +24,12 @@ class TokenTerms(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     expires_in: float | None = Field(
-        None, ge=1, le=MAX_SECONDS, allow_inf_nan=False, description="Seconds; if not given, PIPESERVE_TOKEN_TTL."
+        None,
+        strict=True,
+        ge=1,
+        le=MAX_SECONDS,
+        allow_inf_nan=False,
+        description="Seconds; if not given, PIPESERVE_TOKEN_TTL.",
     )
 
 

@@ -17,7 +17,6 @@ JSON = "application/json"
 _HEADERS = {
     # What a step shows may hold what its caller sent: no script of it runs, and it reaches nothing.
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
-    "x-content-type-options": "nosniff",
     "cache-control": "private, max-age=60",
 }
 

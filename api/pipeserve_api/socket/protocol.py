@@ -33,6 +33,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.handshake_complete and self.close_sent:
             raise ClientDisconnected
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # uvicorn forgets it of a refusal, and logs an error for each
         if closing and self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
