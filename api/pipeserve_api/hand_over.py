@@ -8,8 +8,12 @@ everything below has returned.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from pipeserve_api.request_figures import RequestFigures
 
 _KEY = "pipeserve.hand_over"
 
@@ -26,6 +30,25 @@ def hand_over(scope: Scope, rest: Rest) -> bool:
     return True
 
 
+def cut(send: Send) -> bool:
+    """Drop the connection, whatever its reader has not taken. False: only the server could, and has to be left to it.
+
+    ASGI has no word for this, and uvicorn closes politely: a reader who has stopped would keep the connection for ever.
+    But ``send`` is a method of what uvicorn made for the request, where nobody stands in between.
+    """
+    transport: object = getattr(getattr(send, "__self__", None), "transport", None)
+    abort = getattr(transport, "abort", None)
+    if abort is None:
+        return False
+    abort()
+    return True
+
+
+def handed_over(scope: Scope) -> bool:
+    """Whether something is left to be done for this request."""
+    return bool(scope.get(_KEY))
+
+
 class HandOver:
     """Stands around the application, outside of its own middleware too. A response works as well without it."""
 
@@ -40,4 +63,9 @@ class HandOver:
         holder: list[Rest] = []
         await self._app({**scope, _KEY: holder}, receive, send)
         if holder:
-            await holder.pop()(scope, receive, send)
+            figures: RequestFigures = scope["state"]["services"].requests
+            figures.streams += 1
+            try:
+                await holder.pop()(scope, receive, send)
+            finally:
+                figures.streams -= 1

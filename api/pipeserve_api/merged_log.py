@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from pipeserve.errors import PipeserveError
 from pipeserve.events import sse_frame
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve.runtime.tasks import end_tasks
@@ -17,7 +16,7 @@ from pipeserve_api.positions import Positions
 from pipeserve_api.pump import Frames
 from pipeserve_api.sse import gap_frame, position_frame
 
-_News = tuple[int, Sequence[LogEntry | LogGap] | PipeserveError]
+_News = tuple[int, Sequence[LogEntry | LogGap] | Exception]
 """The job's place in the list, and what its log gave; nothing at its end."""
 
 
@@ -46,7 +45,8 @@ class MergedFrames(Frames):
         self._types = types
         self._finished = set(finished)
         self._open = len(logs) - len(finished)
-        # A reader's log is read on once this one has taken what it gave: little waits, however slow the caller is.
+        # A log is read on once this one has taken what it gave, and all share what may be read at once: so little
+        # waits, however slow the caller is.
         self._news: asyncio.Queue[_News] = asyncio.Queue(maxsize=1)
         self._readers: list[asyncio.Task[None]] = []
 
@@ -63,7 +63,7 @@ class MergedFrames(Frames):
         """Raises what reading a log raises."""
         while self._open:
             at, news = await self._news.get()
-            if isinstance(news, PipeserveError):
+            if isinstance(news, Exception):
                 raise news
             if not news:
                 self._open -= 1
@@ -96,8 +96,9 @@ class MergedFrames(Frames):
     async def _read(self, at: int) -> None:
         try:
             async with self._logs[at].follow(after=self._positions.numbers[at]) as follower:
+                follower.share(len(self._logs))
                 while entries := await follower.batch():
                     await self._news.put((at, entries))
             await self._news.put((at, ()))
-        except PipeserveError as error:
+        except Exception as error:  # whatever it is, it is for the one who reads: else they would wait for ever
             await self._news.put((at, error))

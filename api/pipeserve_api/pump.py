@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Any, Self, cast
 
@@ -127,7 +127,8 @@ class Pump:
                     ready = await frames.next()
                     if not ready:
                         break
-                    for chunk in [ready[0]] if len(ready) == 1 else _chunks(ready):
+                    chunks: Iterable[bytes] = ready if len(ready) == 1 else _chunks(ready)
+                    for chunk in chunks:
                         await self.write(chunk)
             return End.COMPLETE if frames.complete else End.CLOSED
         except PipeserveError as error:
@@ -148,6 +149,7 @@ class Pump:
             if seconds <= 0:
                 self._end(End.STALLED)
                 return
+            seconds = min(seconds, self._ping_seconds)  # it may be silent from its next moment on
         else:
             seconds = self._quiet_since + self._ping_seconds - now
             if seconds <= 0:
@@ -162,15 +164,13 @@ class Pump:
             self._task.cancel()
 
 
-def _chunks(frames: Sequence[bytes]) -> list[bytes]:
-    """Many frames in as few writes as is good for the memory of both sides."""
-    chunks: list[bytes] = []
+def _chunks(frames: Sequence[bytes]) -> Iterator[bytes]:
+    """Many frames in as few writes as is good for the memory of both sides; each is made when it is written."""
     start = size = 0
     for at, frame in enumerate(frames):
         size += len(frame)
         if size >= CHUNK:
-            chunks.append(b"".join(frames[start : at + 1]))
+            yield b"".join(frames[start : at + 1])
             start, size = at + 1, 0
     if start < len(frames):
-        chunks.append(b"".join(frames[start:]))
-    return chunks
+        yield b"".join(frames[start:])

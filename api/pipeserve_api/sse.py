@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve_api.drain import Drain
-from pipeserve_api.hand_over import hand_over
+from pipeserve_api.hand_over import cut, hand_over
 from pipeserve_api.pump import End, Frames, Pump
 
 PING_SECONDS = 15.0
@@ -146,6 +146,9 @@ class EventStream(Response):
         end = await pump.run(self._frames, receive)
         if end is End.LEFT and self._on_leave is not None:
             await self._on_leave()
+        if end is End.STALLED and cut(send):
+            while (await receive())["type"] != "http.disconnect":  # else the server finds an answer not completed
+                pass
         if end in (End.LEFT, End.STALLED):
             return  # nothing more can be sent; the server closes what was not completed
         # A process that drains cuts a line that stays stalled, and sending then returns.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -12,7 +13,10 @@ from tests.api.pipelines import gated, shout
 from tests.api.worker import working
 
 from pipeserve.events import Event, EventType, encode_body
-from pipeserve.runtime.ports import RunView
+from pipeserve.runtime.follower import Follower, WokenFollower
+from pipeserve.runtime.ports import LogEntry, LogGap, RunView
+from pipeserve_api.lookup import JobLog
+from pipeserve_api.merged_log import MergedFrames
 from pipeserve_api.positions import Positions
 from pipeserve_api.services import Backend
 
@@ -196,3 +200,46 @@ async def test_the_stream_ends_with_a_retry_when_the_service_drains(served: Serv
         served.drain.begin()
         text = "".join([chunk async for chunk in answer.aiter_text()])
     assert text.endswith("retry: 1000\n\n")
+
+
+class Torn(JobLog):
+    """A log that can't be read, for a reason that nobody has thought of."""
+
+    async def read(self, *, after: int, limit: int) -> list[LogEntry | LogGap]:
+        raise ValueError
+
+    def follow(self, *, after: int) -> Follower:
+        return TornFollower(after, asyncio.Event())
+
+
+class TornFollower(WokenFollower):
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def _read(self, after: int) -> tuple[list[LogEntry | LogGap], bool]:
+        raise ValueError("there is no reading this")
+
+
+async def test_a_log_that_can_not_be_read_does_not_leave_its_reader_waiting():
+    job_ids = ["a", "b"]
+    async with (
+        MergedFrames(job_ids, [Torn(), Torn()], Positions(job_ids), finished=frozenset(), types=None) as merged,
+        asyncio.timeout(5),
+    ):
+        with pytest.raises(ValueError, match="no reading"):
+            await merged.next()
+
+
+async def test_many_logs_share_what_one_reader_may_hold(served: Served):
+    gc.collect()  # what other tests have left lying about
+    job_ids = await submitted(served, 100)
+    async with served.http.stream("GET", "/events", params={"job": job_ids}) as answer:
+        await anext(answer.aiter_lines())
+        await wait_until(lambda: len(followers()) == 100, "all are followed")
+        await wait_until(lambda: sum(one.batch_bytes for one in followers()) < 1_000_000, "all take their share")
+        served.drain.begin()
+
+
+def followers() -> list[Follower]:
+    """That are there now."""
+    return [held for held in gc.get_objects() if isinstance(held, Follower)]

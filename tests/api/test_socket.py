@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.api.worker import working
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pipeserve.jobs import new_job_id
+from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.memory import MemoryStore
 
 
@@ -380,3 +382,15 @@ async def test_a_token_opens_a_socket_for_reading_its_job_and_nothing_else():
             async with socket(served, query=f"?token={token[:-2]}xx"):
                 pass
         assert refused.value.response.status_code == 401
+
+
+async def test_the_jobs_of_a_socket_share_what_its_reader_may_hold(served: Served):
+    gc.collect()  # what other tests have left lying about
+    job_ids = [await served.submit({"text": str(at)}) for at in range(100)]
+    async with socket(served) as client:
+        for job_id in job_ids:
+            await client.send("subscribe", ref=job_id, job_id=job_id, after=0)
+            await client.answer(job_id)
+        found = [held for held in gc.get_objects() if isinstance(held, Follower)]
+        assert len(found) == len(job_ids)
+        assert sum(follower.batch_bytes for follower in found) < 2_000_000

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -12,11 +14,15 @@ from starlette.types import Message
 from tests.api.harness import Served, frames, serving, wait_until
 from tests.api.pipelines import gated, shout
 from tests.api.worker import working
+from tests.contracts.stores import NO_VIEW
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pipeserve.events import Event, EventType, encode_body
 from pipeserve.runtime.follower import Follower
 from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve_api.drain import Drain
+from pipeserve_api.lookup import LocalLog
+from pipeserve_api.pump import End, Pump
 from pipeserve_api.sse import EventStream, JobFrames
 
 
@@ -316,3 +322,66 @@ async def test_a_log_that_is_closed_early_ends_the_stream_with_a_retry():
     await EventStream(log.frames(), drain=Drain())(SCOPE, caller.receive, caller.send)
     assert caller.complete
     assert caller.body.endswith(b"retry: 1000\n\n")
+
+
+async def test_pings_go_on_after_a_moment_in_which_the_caller_took_nothing():
+    log, caller = Following(), Caller()
+    pump = Pump(caller.send, Drain(), ping=b": ping\n\n", ping_seconds=0.02, stall_seconds=60)
+    task = asyncio.create_task(pump.run(log.frames(), caller.receive))
+    await wait_until(lambda: log.followers == 1, "the log is followed")
+    caller.reading.clear()
+    log.entries.put_nowait(entry(1, EventType.STEP_STARTED))
+    await wait_until(lambda: pump._writes, "the event is being written")
+    timer = pump._timer
+    await wait_until(lambda: pump._timer is not timer, "the pump looks whether it is time for a ping")
+    caller.reading.set()
+    await wait_until(lambda: b": ping" in caller.body, "pings arrive")
+    caller.left.set()
+    assert await task is End.LEFT
+
+
+async def test_a_stream_that_was_made_and_never_begun_leaves_nothing_at_its_log():
+    held, gate = gated()
+    async with serving(held) as service:
+        call = asyncio.create_task(service.invoke())
+        await wait_until(gate.entered.is_set, "the run is under way")
+        (run,) = service.services.runtime._runs
+        found, caller, draining = service.services.inline.find(run.job_id), Caller(), Drain()
+        assert found is not None
+        log, readers = found.log, set(found.log._readers)
+        draining.begin()
+        frames_of_it = JobFrames(lambda: LocalLog(log).follow(after=0))
+        await EventStream(frames_of_it, drain=draining)(SCOPE, caller.receive, caller.send)
+        assert log._readers == readers
+        gate.opened.set()
+        await call
+
+
+async def test_a_caller_who_stops_reading_has_its_connection_cut(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    made = EventStream.__init__
+    impatient = {"ping_seconds": 0.05, "stall_seconds": 0.2}
+    monkeypatch.setattr(EventStream, "__init__", lambda self, *given, **more: made(self, *given, **more, **impatient))
+    async with serving(shout) as service:
+        job_id = await service.submit({"text": "a"})
+        (claim,) = await service.store.ledger.claim("writer", 1)
+        output = encode_body(Event(EventType.OUTPUT, job_id, 1, data={"value": "x" * 50_000}))
+        for _ in range(20):
+            await service.store.ledger.append(claim.job_id, 1, [output] * 10, NO_VIEW)
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            loop, address = asyncio.get_running_loop(), httpx.URL(service.url)
+            await loop.sock_connect(caller, (address.host, address.port))
+            await loop.sock_sendall(caller, f"GET /stream/{job_id} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            await wait_until(stuck, "the server waits for its reader")
+            (connection,) = stuck()
+            await wait_until(lambda: connection.cycle.disconnected, "the connection is cut")
+    assert not caplog.records
+
+
+def stuck() -> list[HttpToolsProtocol]:
+    """The connections whose buffer is full."""
+    found = [held for held in gc.get_objects() if isinstance(held, HttpToolsProtocol)]
+    return [held for held in found if held.flow is not None and held.flow.write_paused]

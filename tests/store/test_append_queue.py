@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -106,6 +107,33 @@ async def test_an_append_that_comes_while_another_is_being_given_up_is_written(d
     for _ in range(3):
         await asyncio.sleep(0)
     given_up.cancel()
+    async with asyncio.timeout(5):
+        assert await deployment_store.ledger.append(second, 1, [body(second, 1)], RunView()) == 2
+    await asyncio.wait([given_up])
+
+
+async def test_giving_up_one_append_cancels_no_other_even_where_the_store_does_not_hear_of_it(
+    deployment_store: DeploymentStore, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = await running(deployment_store, 2)
+    connection = deployment_store.ledger._scope.connection
+    run, waiting = connection.run, asyncio.Event()
+
+    async def deaf(*arguments: Any, **options: Any) -> Any:
+        """Takes its first cancellation for its own, as redis-py may, and is slow then."""
+        if not waiting.is_set():
+            waiting.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        else:
+            await asyncio.sleep(0.3)
+        return await run(*arguments, **options)
+
+    monkeypatch.setattr(connection, "run", deaf)
+    given_up = asyncio.create_task(deployment_store.ledger.append(first, 1, [body(first, 1)], RunView()))
+    await waiting.wait()
+    given_up.cancel()
+    await asyncio.sleep(0)  # it gives up, and ends what writes for nobody
     async with asyncio.timeout(5):
         assert await deployment_store.ledger.append(second, 1, [body(second, 1)], RunView()) == 2
     await asyncio.wait([given_up])

@@ -14,7 +14,9 @@ from tests.store.servers import Server
 from tests.store.test_outages import collect, opened, patiently_append
 from tests.store_fixtures import wait_until
 
-from pipeserve.runtime.ports import LogEntry
+from pipeserve.errors import StoreUnavailableError
+from pipeserve.runtime.follower import BATCH_BYTES, LEAST_BATCH_BYTES
+from pipeserve.runtime.ports import LogEntry, LogGap
 from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store import DeploymentStore
 from pipeserve.store.connection import Connection, connect
@@ -194,3 +196,111 @@ async def test_closing_ends_all_followers(deployment: DeploymentStore) -> None:
     async with asyncio.timeout(10):
         assert all(isinstance(entry, LogEntry) and not entry.terminal for entry in await following)
         assert await collect(deployment.log, job_id) == []  # whoever comes later, too
+
+
+async def test_a_server_that_refuses_subscriptions_is_not_asked_without_end(
+    server: Server, deployment: DeploymentStore
+) -> None:
+    job_id = await running_job(deployment)
+    await server.ask("ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "+@all", "resetchannels")
+    url = f"redis://deaf:deaf@127.0.0.1:{server.port}/0"
+    connection = Connection(url, connect(url, queue_name="q"))
+    async with Hub(connection, "hb", heartbeat=0.05) as hub:
+        refused = asyncio.create_task(collect(RedisEventLog(connection, deployment.keys, hub), job_id))
+        before = await accepted(server)
+        with pytest.raises(StoreUnavailableError):  # seconds later
+            await refused
+        assert await accepted(server) - before < 50
+        await server.ask("ACL", "SETUSER", "deaf", "allchannels")  # once it may, all is well
+        log = RedisEventLog(connection, deployment.keys, hub)
+        async with asyncio.timeout(20), log.follow(job_id) as entries:
+            assert numbers([await anext(entries)]) == [1]
+    await connection.aclose()
+
+
+async def accepted(server: Server) -> int:
+    """Connections that the server has taken so far."""
+    return (await server.ask("INFO", "stats"))["total_connections_received"]
+
+
+async def test_a_heartbeat_that_was_refused_goes_on_once_it_is_allowed(
+    server: Server, deployment: DeploymentStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.ask("ACL", "SETUSER", "mute", "on", ">mute", "~*", "&*", "+@all", "-publish")
+    url = f"redis://mute:mute@127.0.0.1:{server.port}/0"
+    connection = Connection(url, connect(url, queue_name="q"))
+    async with Hub(connection, "hb", heartbeat=0.05, silence=0.5) as hub:
+        await wait_until(lambda: "nothing was heard" in caplog.text, description="the hub misses its heartbeat")
+        await server.ask("ACL", "SETUSER", "mute", "+publish")
+        heard = hub._heard_at
+
+        def beats() -> bool:
+            return not hub._tasks[2].done() and hub._heard_at > heard + 1.0
+
+        await wait_until(beats, description="the hub hears itself again")
+        pubsub = hub._pubsub
+        await wait_until(lambda: hub._heard_at > heard + 2.0, description="and goes on to")
+        assert hub._pubsub is pubsub
+    await connection.aclose()
+
+
+async def test_who_takes_nothing_is_kept_nothing_for_once_it_must_read_the_record(
+    deployment: DeploymentStore,
+) -> None:
+    job_id = await running_job(deployment)
+    async with asyncio.timeout(20), deployment.log.follow(job_id) as slow, deployment.log.follow(job_id) as quick:
+        seen = [await anext(slow)]
+        told = [await anext(quick)]
+        for _ in range(3):
+            await deployment.ledger.append(job_id, 1, [body(job_id)] * 100, NO_VIEW)
+            told += [await anext(quick) for _ in range(100)]
+        subscription = slow._subscription
+        assert subscription is not None
+        assert not subscription._messages
+        seen += [await anext(slow) for _ in range(300)]
+    assert numbers(told) == numbers(seen) == list(range(1, 302))
+
+
+async def test_a_log_whose_entries_are_gone_is_told_as_a_gap_and_ends(
+    server: Server, deployment: DeploymentStore
+) -> None:
+    job_id = await running_job(deployment)
+    await deployment.ledger.append(job_id, 1, [body(job_id)] * 3, NO_VIEW)
+    await deployment.ledger.finish(job_id, 1, [], NO_VIEW, outcome(job_id))
+    await server.ask("DEL", deployment.keys.events(job_id))  # evicted, say
+    assert await collect(deployment.log, job_id) == [LogGap(1, 5, "trimmed")]
+    async with asyncio.timeout(10), deployment.log.follow(job_id, after=2) as entries:
+        assert [entry async for entry in entries] == [LogGap(3, 5, "trimmed")]
+    assert await deployment.log.read(job_id, after=5) == []
+
+
+async def test_a_job_that_ends_while_its_log_is_read_has_no_gap(deployment: DeploymentStore) -> None:
+    for _ in range(30):
+        job_id = await running_job(deployment)
+        ending = asyncio.create_task(deployment.ledger.finish(job_id, 1, [], NO_VIEW, outcome(job_id)))
+        found: list[object] = []
+        while not ending.done():
+            found += await deployment.log.read(job_id, after=1)
+        assert all(isinstance(entry, LogEntry) for entry in found)
+
+
+@pytest.mark.parametrize(("size", "count"), [(100, 3000), (60_000, 100)])
+@pytest.mark.parametrize("jobs", [1, 100])
+async def test_who_comes_late_is_given_little_at_a_time(
+    deployment: DeploymentStore, size: int, count: int, jobs: int
+) -> None:
+    job_id = await running_job(deployment)
+    for _ in range(10):
+        bodies = [body(job_id, message="x" * size)] * (count // 10)
+        await deployment.ledger.append(job_id, 1, bodies, NO_VIEW)
+    await deployment.ledger.finish(job_id, 1, [], NO_VIEW, outcome(job_id))
+    found: list[int] = []
+    async with asyncio.timeout(30), deployment.log.follow(job_id) as entries:
+        entries.share(jobs)
+        while batch := await entries.batch():
+            found += numbers(batch)
+            taken = sum(len(entry.body) for entry in batch if isinstance(entry, LogEntry))
+            most = BATCH_BYTES if jobs == 1 else LEAST_BATCH_BYTES
+            # The first batch is a guess, and the largest events are given by fours.
+            assert taken <= 2 * most or len(batch) <= 4 or found[0] == numbers(batch)[0]
+    assert found == list(range(1, count + 3))

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import httpx
 from tests.faults.installation import Installation
-from tests.streams.transports import TRANSPORTS
+from tests.streams.transports import TRANSPORTS, Read
 from websockets.exceptions import WebSocketException
+
+from pipeserve.client import UnreachableError
 
 PAUSE = 0.05
 """Seconds before a reader tries another replica."""
@@ -44,11 +46,17 @@ async def torn(
     seed: int,
     seconds: float,
     faults: Sequence[tuple[str, Callable[[], Awaitable[object]]]],
+    transports: Sequence[Read] = tuple(TRANSPORTS.values()),
 ) -> Tally:
-    """Stream ``jobs`` jobs of ``seconds`` each, with that many disconnects at least and ``faults`` spread over them."""
+    """Stream ``jobs`` jobs of ``seconds`` each, with that many disconnects at least and ``faults`` spread over them.
+
+    Each reader takes any of the ``transports`` each time.
+    """
     chance, tally = random.Random(seed), Tally()
     job_ids = [await at.submit(number=number, seconds=seconds) for number in range(jobs)]
-    readers = [asyncio.create_task(_read(at, job_id, random.Random(chance.random()), tally)) for job_id in job_ids]
+    readers = [
+        asyncio.create_task(_read(at, job_id, random.Random(chance.random()), tally, transports)) for job_id in job_ids
+    ]
     for index, (name, cause) in enumerate(faults, start=1):
         enough = disconnects * index / (len(faults) + 1)
         # Readers have a count of their disconnects, and no event for each.
@@ -58,15 +66,15 @@ async def torn(
         tally.faults.append(f"{name} after {tally.disconnects} disconnects")
     await asyncio.gather(*readers)
     while tally.disconnects < disconnects:  # the rest over logs that have ended
-        await _read(at, chance.choice(job_ids), chance, tally)
+        await _read(at, chance.choice(job_ids), chance, tally, transports)
     return tally
 
 
-async def _read(at: Installation, job_id: str, chance: random.Random, tally: Tally) -> None:
+async def _read(at: Installation, job_id: str, chance: random.Random, tally: Tally, transports: Sequence[Read]) -> None:
     seqs: list[int] = []
     kinds: list[str] = []
     while not (kinds and _ends(kinds[-1])):
-        read, url = chance.choice(list(TRANSPORTS.values())), chance.choice(at.urls)
+        read, url = chance.choice(transports), chance.choice(at.urls)
         stop_after = chance.randint(1, 3)
         try:
             taken = 0
@@ -78,7 +86,7 @@ async def _read(at: Installation, job_id: str, chance: random.Random, tally: Tal
                     if taken == stop_after:
                         tally.disconnects += 1
                         break
-        except (httpx.HTTPError, WebSocketException, OSError):
+        except (httpx.HTTPError, WebSocketException, OSError, UnreachableError):
             tally.broken += 1
             await asyncio.sleep(PAUSE)
     tally.events += len(seqs)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 from httpx_sse import aconnect_sse
 from websockets.asyncio.client import connect
 
+from pipeserve.client import AsyncClient
+from pipeserve.events import encode_body, number
 from pipeserve_api.positions import Positions
 
 Read = Callable[[str, str, int, str | None], AsyncGenerator[dict[str, Any]]]
@@ -116,6 +119,18 @@ async def _socket(
                     assert op == "ack", frame
 
 
+async def client_library(url: str, job_id: str, after: int, types: str | None) -> AsyncGenerator[dict[str, Any]]:
+    """``pipeserve.client``, which reconnects by itself. It gives all types, and what is not wanted is left out here."""
+    async with AsyncClient(url) as client, aclosing(client.job(job_id).events(after)) as events:
+        async for event in events:
+            if event.seq != after + 1:  # it says so in its log, and goes on
+                raise Gap(after + 1, event.seq - 1)
+            after = event.seq
+            if types is None or event.event_type in types.split(","):
+                yield json.loads(number(event.seq, encode_body(event)))
+
+
 TRANSPORTS: dict[str, Read] = {
-    read.__name__: read for read in (server_sent, many_jobs, long_polls, web_socket, web_socket_with_credit)
+    read.__name__: read
+    for read in (server_sent, many_jobs, long_polls, web_socket, web_socket_with_credit, client_library)
 }

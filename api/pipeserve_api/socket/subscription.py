@@ -1,4 +1,4 @@
-"""One job that a socket follows: pulls from the job's log as fast as its reader takes, and buffers nothing."""
+"""One job that a socket follows: pulls from the job's log as fast as its reader takes, little at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 class Subscription:
     """Sends what a log has after a number, until its end.
 
-    ``on_end`` is called before the last frame is sent, with whether the log has ended.
+    ``of``: how many its socket follows. ``on_end`` is called before the last frame is sent, with whether the log has
+    ended.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Subscription:
         drain: Drain,
         instance: str,
         on_end: Callable[[bool], object],
+        of: int = 1,
     ) -> None:
         self.job_id = job_id
         self.log = log
         self.position: int = after
         """The number of the last event that is behind it."""
+        self._of = of
         self._types = types
         self._sender = sender
         self._credit = credit
@@ -91,6 +94,7 @@ class Subscription:
 
     async def _send_log(self) -> None:
         async with self.log.follow(after=self.position) as entries:
+            entries.share(self._of)
             ahead = Ahead(entries, self._types)
             try:
                 while (entry := await ahead.take()) is not None:

@@ -63,6 +63,7 @@ class Subscriptions:
             drain=self._drain,
             instance=self._instance,
             on_end=partial(self._over, job_id),
+            of=len(self._active) + 1,
         )
         self._active[job_id] = subscription
         task = subscription.start()

@@ -12,6 +12,11 @@ from typing import Self
 
 from pipeserve.runtime.ports import LogEntry, LogGap
 
+BATCH_BYTES = 262_144
+"""What a reader of one log is given at once, about."""
+LEAST_BATCH_BYTES = 8_192
+"""The same for each of many logs: less would be read too often."""
+
 
 class Follower(ABC):
     """Entries without hole or repeat, as they come. Take batches, or iterate over single entries; not both.
@@ -19,14 +24,21 @@ class Follower(ABC):
     ``async with`` it. Waiting may be cancelled and begun again: nothing is lost by it.
     """
 
-    __slots__ = ("_at", "_batch")
+    __slots__ = ("_at", "_batch", "batch_bytes")
 
     _batch: Sequence[LogEntry | LogGap]
     _at: int
+    batch_bytes: int
 
     def __init__(self) -> None:
+        self.batch_bytes = BATCH_BYTES
+        """How much of a record is read at once, about."""
         self._batch = ()
         self._at = 0
+
+    def share(self, count: int) -> None:
+        """This is one of ``count`` logs that one reader follows, who may hold a batch of each."""
+        self.batch_bytes = max(LEAST_BATCH_BYTES, BATCH_BYTES // count)
 
     @abstractmethod
     async def batch(self) -> Sequence[LogEntry | LogGap]:

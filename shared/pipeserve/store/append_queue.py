@@ -11,7 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from pipeserve.runtime.tasks import end_tasks
 from pipeserve.store.scripts.append import Append, append
 from pipeserve.store.scripts.prelude import Scope
 
@@ -46,8 +45,11 @@ class AppendQueue:
                 await self._end_if_unwanted()
 
     async def _end_if_unwanted(self) -> None:
-        if self._writing is not None and not self._wanted():
-            await end_tasks([self._writing])
+        writing = self._writing
+        # Not by end_tasks: a task that swallows its cancellation may be at work for a newcomer by the next one.
+        while writing is not None and not (writing.done() or self._wanted()):
+            writing.cancel()
+            await asyncio.wait([writing], timeout=0.1)
 
     def _wanted(self) -> bool:
         """Whether anybody still waits for something."""

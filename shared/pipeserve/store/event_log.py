@@ -22,6 +22,9 @@ from pipeserve.store.keys import Keys
 from pipeserve.store.subscription import Subscription
 
 PAGE = 1000
+_LEAST_PAGE = 4
+_EVENT_BYTES = 4_096
+"""What an event takes, until some have been seen: one may take 100 KB, most take 400 bytes."""
 RETRY_PAUSE = 0.2
 """Seconds between tries while the store is away."""
 
@@ -63,7 +66,11 @@ class RedisEventLog:
         status, last_seq, brief = fields
         ended = status is None or JobStatus(status.decode()).terminal
         newest = entries[-1].seq if entries else after
-        over = ended and newest >= int(last_seq or 0)
+        last = int(last_seq or 0)
+        over = ended and newest >= last
+        # It has ended between the two commands, or its entries are gone: only a look at what is there now tells.
+        if ended and not (over or rows or await self._has_more(job_id, after)):
+            return [LogGap(after + 1, last, "trimmed")], True
         if brief is not None and entries and entries[0].seq > after + 1:
             bodies = Brief.decode(job_id, brief).bodies(after, entries[0].seq - 1)
             told: list[LogEntry | LogGap] = [LogEntry(after + 1 + index, body) for index, body in enumerate(bodies)]
@@ -72,11 +79,15 @@ class RedisEventLog:
             return [LogGap(after + 1, entries[0].seq - 1, "trimmed"), *entries], over
         return [*entries], over
 
+    async def _has_more(self, job_id: str, after: int) -> bool:
+        key = self._keys.events(job_id)
+        return bool(await self._connection.call("XRANGE", key, f"({after}-0", "+", "COUNT", 1))
+
 
 class RedisFollower(Follower):
     """Follows one job. What the hub is told is one entry for all followers in this process."""
 
-    __slots__ = ("_channel", "_ended", "_hub", "_page", "_position", "_subscription")
+    __slots__ = ("_channel", "_ended", "_event_bytes", "_hub", "_page", "_position", "_subscription")
 
     def __init__(
         self,
@@ -90,6 +101,7 @@ class RedisFollower(Follower):
         self._channel = channel
         self._page = page
         self._position = after
+        self._event_bytes = _EVENT_BYTES
         self._ended = False
         self._subscription: Subscription[LogEntry] | None = None
 
@@ -120,10 +132,11 @@ class RedisFollower(Follower):
         return ()
 
     async def _recorded(self, subscription: Subscription[LogEntry]) -> Sequence[LogEntry | LogGap]:
-        """What the record has, a page of it."""
+        """What the record has, a page of it: as many entries as take :attr:`batch_bytes`, going by those before."""
         subscription.must_read = False
+        limit = min(PAGE, max(_LEAST_PAGE, self.batch_bytes // self._event_bytes))
         try:
-            entries, self._ended = await self._page(self._position, PAGE)
+            entries, self._ended = await self._page(self._position, limit)
         except StoreUnavailableError:
             subscription.must_read = True
             await subscription.wait(RETRY_PAUSE)
@@ -131,8 +144,11 @@ class RedisFollower(Follower):
         except BaseException:  # given up: the next call reads
             subscription.must_read = True
             raise
-        if len(entries) >= PAGE:
+        if len(entries) >= limit:
             subscription.must_read = True
+        if entries:
+            size = sum(len(entry.body) for entry in entries if isinstance(entry, LogEntry))
+            self._event_bytes = max(1, size // len(entries))
         return entries
 
     def _told(self, subscription: Subscription[LogEntry]) -> Sequence[LogEntry]:

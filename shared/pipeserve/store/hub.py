@@ -5,9 +5,9 @@ channel is subscribed once, however many listen.
 
 Pub/sub only wakes: it loses what is published during a reconnect, says nothing about a frozen server, and cuts slow
 readers off. So each subscription has a mark, ``must_read``, that says "the record knows more than you were told". It
-is set at the start, after every reconnect, and when a subscription's buffer overflowed (then the buffer is emptied:
-memory stays bounded, and nothing is lost that the record has). A hub publishes to a channel of its own every few
-seconds; when it does not hear itself, the connection is dead and is replaced.
+is set at the start, after every reconnect, and when a subscription's buffer overflowed (then nothing is kept until
+the record is being read: memory stays bounded, and nothing is lost that the record has). A hub publishes to a channel
+of its own every few seconds; when it does not hear itself, the connection is dead and is replaced.
 """
 
 from __future__ import annotations
@@ -209,9 +209,10 @@ class Hub:
         while True:
             try:
                 async with self._connected() as pubsub:
-                    pause = 0.0
                     await self._dispatch(pubsub)
             except Exception as error:  # whatever it is, followers wait for the next connection
+                if self._own_channel not in self._unanswered:
+                    pause = 0.0  # it was of use; one that refuses to subscribe would be asked without end
                 if not (isinstance(error, RedisError) or is_outage(error)):
                     logger.exception("the event hub's connection broke")
                 if not self._closed:
@@ -272,5 +273,6 @@ class Hub:
         while True:
             await asyncio.sleep(self._heartbeat)
             if self._pubsub is not None:
-                with contextlib.suppress(StoreUnavailableError):
+                # Whatever it is (a server may refuse it for a while), the silence that follows is what tells of it.
+                with contextlib.suppress(Exception):
                     await self._connection.call("PUBLISH", self._own_channel, b"")

@@ -8,11 +8,14 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+BUFFER_BYTES = 1_048_576
+"""What waits for one subscriber, at most; it is shared by all who have not taken it yet."""
+
 
 class Subscription(Generic[T]):
     """One listener on one channel."""
 
-    __slots__ = ("_changed", "_limit", "_messages", "_waiter", "channel", "closed", "must_read")
+    __slots__ = ("_bytes", "_changed", "_limit", "_messages", "_waiter", "channel", "closed", "must_read")
 
     def __init__(self, channel: str, limit: int) -> None:
         self.channel = channel
@@ -21,17 +24,22 @@ class Subscription(Generic[T]):
         self.must_read = True
         """The record must be read before the next message; clear it *before* reading."""
         self._messages: list[T] = []
+        self._bytes = 0
         self._limit = limit
         self._changed = False
         # An asyncio.Event and a deque would take 1.5 KiB of each subscriber.
         self._waiter: asyncio.Future[None] | None = None
 
-    def offer(self, message: T) -> None:
-        """A message has come."""
-        if len(self._messages) >= self._limit:
-            self._messages.clear()
+    def offer(self, message: T, size: int) -> None:
+        """A message of ``size`` bytes has come. While the record is still to be read, none is kept: it has them all."""
+        self._bytes += size
+        if len(self._messages) >= self._limit or self._bytes > BUFFER_BYTES:
             self.must_read = True
-        self._messages.append(message)
+        if self.must_read:
+            self._messages.clear()
+            self._bytes = 0
+        else:
+            self._messages.append(message)
         self._wake()
 
     def interrupted(self) -> None:
@@ -47,6 +55,7 @@ class Subscription(Generic[T]):
     def take(self) -> list[T]:
         """What has come since the last call."""
         messages, self._messages = self._messages, []
+        self._bytes = 0
         return messages
 
     async def wait(self, seconds: float | None = None) -> None:
@@ -82,7 +91,7 @@ class Channel:
         """A message has come. It is read once, and all subscribers get the same."""
         message = data if self.read is None else self.read(data)
         for subscription in self.subscriptions:
-            subscription.offer(message)
+            subscription.offer(message, len(data))
 
     def interrupted(self) -> None:
         """Messages may have been lost."""
