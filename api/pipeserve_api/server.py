@@ -98,6 +98,11 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         self._drain.begin()
+        # Proxies keep connections to send the next call on, which would be refused here: idle ones end now, the others
+        # with the answer that they wait for.
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.shutdown()
         deadline = time.monotonic() + self._grace
         # The runtime has a count of its runs, and no event for its return to zero.
         while self._busy() and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110

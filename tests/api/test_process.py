@@ -225,6 +225,29 @@ async def test_a_running_call_is_answered_before_the_process_ends(place: Place):
     assert process.returncode == 0
 
 
+async def test_kept_connections_end_when_the_drain_begins(place: Place):
+    """A proxy would send its next call on them, to be refused, for as long as the last call runs."""
+    async with running(place) as process, httpx.AsyncClient(base_url=place.url, timeout=10) as http:
+        url = httpx.URL(place.url)
+        idle, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200" in await idle.readuntil(b"}")
+        call = asyncio.create_task(http.post("/invoke", json={"parameters": {"seconds": 1}}))
+
+        async def active() -> bool:
+            return (await http.get("/metrics")).json()["active_runs"] == 1
+
+        await wait_until(active, "the call runs")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await idle.read() == b""
+        assert not call.done()
+        writer.close()
+        answer = await call
+        await process.communicate()
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
 @pytest.mark.parametrize("thread", [False, True])
 async def test_a_call_that_outlasts_the_grace_is_told_and_recorded_as_draining(place: Place, thread: bool):
     place.environment["PIPESERVE_DRAIN_SECONDS"] = "0.3"
