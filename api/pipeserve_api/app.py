@@ -15,6 +15,7 @@ from pipeserve_api import openapi, problems
 from pipeserve_api.auth import KeyMiddleware
 from pipeserve_api.drain import Drain
 from pipeserve_api.key_ring import KeyRing
+from pipeserve_api.limits import LimitsMiddleware
 from pipeserve_api.origins import OriginMiddleware, read_origins
 from pipeserve_api.request_figures import RequestFiguresMiddleware
 from pipeserve_api.routes import (
@@ -80,6 +81,8 @@ def create_app(opener: ServicesOpener, settings: ServiceSettings, drain: Drain |
     ):
         app.include_router(module.router)
     problems.install(app)
+    if settings.limits_callers:
+        app.add_middleware(LimitsMiddleware)
     ring = KeyRing.of(settings)
     if ring is not None:
         app.add_middleware(KeyMiddleware, ring=ring)

@@ -24,7 +24,6 @@ class Caller:
     scopes: frozenset[Scope] = frozenset(Scope)
     requests_per_minute: int | None = None
     runs_per_day: int | None = None
-    max_active_jobs: int | None = None
     grant: str | None = None
     """The one job that the caller may read, and do nothing else; None: it came with a key, or none is needed."""
 

@@ -94,7 +94,7 @@ class KeyRing:
 
 
 def _caller_of(entry: KeyEntry) -> Caller:
-    return Caller(entry.name, entry.scopes, entry.requests_per_minute, entry.runs_per_day, entry.max_active_jobs)
+    return Caller(entry.name, entry.scopes, entry.requests_per_minute, entry.runs_per_day)
 
 
 def _state_of(file: Path) -> object:

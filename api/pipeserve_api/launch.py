@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeserve.errors import StoreUnavailableError
+from pipeserve.errors import ProblemError, StoreUnavailableError
 from pipeserve.jobs import new_job_id
 from pipeserve.runtime.inline import RunOptions
 from pipeserve.runtime.inline_run import InlineRun
@@ -75,11 +75,17 @@ async def launch(services: Services, order: Order) -> Launched:
     """Run it, or see that it is run. Raises ProblemError: then nothing was started."""
     if not order.asked_async:
         refuse_terms_of_queued_jobs(order.invocation)
-    if order.asked_async or services.settings.service.sync_execution == "queued":
+    queued = order.asked_async or services.settings.service.sync_execution == "queued"
+    if queued:
         refuse_taps(order.invocation)
-        launched = await _queue(services, order)
-    else:
-        launched = await _begin(services, order)
+    await services.limits.runs(order.caller)
+    try:
+        launched = await (_queue if queued else _begin)(services, order)
+    except ProblemError:
+        await services.limits.give_back(order.caller)
+        raise
+    if launched.replayed:
+        await services.limits.give_back(order.caller)
     names = ",".join(order.invocation.parameters.applied)  # names only: values may be secret
     said = "invoked again with the same key" if launched.replayed else "invoked"
     _log.info(said, extra={"job_id": launched.job_id, "parameters_applied": names})

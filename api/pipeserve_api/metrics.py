@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from pipeserve.errors import StoreUnavailableError
 from pipeserve.runtime.ports import ServiceFigures
 from pipeserve.runtime.run_times import RUN, STEP
 from pipeserve_api.services import Services
 
 LATENCIES = ("sync", "async", "pickup", "step")
-
-
-async def stored_figures(services: Services) -> ServiceFigures | None:
-    """What the store knows of all processes; None: it is away."""
-    with suppress(StoreUnavailableError):  # then store_available says so
-        if services.cache_teller is not None:
-            await services.cache_teller.tell(anew=True)
-        return await services.operations.figures()
-    return None
 
 
 def collect(services: Services, stored: ServiceFigures | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipeserve.runtime.ports import (
     EventLog,
     JobLedger,
     Leases,
+    Limits,
     Operations,
     SharedCache,
     WebhookOutbox,
@@ -43,8 +44,11 @@ from pipeserve.sdk.snapshot import check_code
 from pipeserve.sdk.target import load_target
 from pipeserve.webhooks import Signer
 from pipeserve_api.drain import Drain
+from pipeserve_api.figures_reader import FiguresReader
 from pipeserve_api.forecast import Forecast
+from pipeserve_api.limits import CallLimits
 from pipeserve_api.lookup import JobDirectory
+from pipeserve_api.loop_lag import LoopLag
 from pipeserve_api.request_figures import RequestFigures
 from pipeserve_api.schemas import InvocationReader
 from pipeserve_api.settings import ApiSettings
@@ -71,6 +75,8 @@ class Backend(Protocol):
     def cache(self) -> SharedCache: ...
     @property
     def webhooks(self) -> WebhookOutbox: ...
+    @property
+    def limits(self) -> Limits: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,11 @@ class Services:
     """None: what this process's step cache holds is told to nobody."""
     drain: Drain
     tokens: TokenSigner
+    limits: CallLimits
     requests: RequestFigures
     """What this process has answered."""
+    figures: FiguresReader
+    loop_lag: LoopLag
     started_at: float = field(default_factory=time.time)
     """Unix time in seconds."""
 
@@ -207,6 +216,8 @@ async def _services(
         await stack.enter_async_context(Upkeep(backend.ledger, owner))
         if teller is not None:
             await stack.enter_async_context(teller.telling())
+        figures = await stack.enter_async_context(FiguresReader(backend.operations, teller))
+        loop_lag = stack.enter_context(LoopLag())
         yield Services(
             settings=settings,
             deployment=deployment,
@@ -223,7 +234,10 @@ async def _services(
             artifacts=artifacts,
             drain=drain,
             tokens=TokenSigner(signing_keys(settings.service), deployment.id),
+            limits=CallLimits(backend.limits, settings.service),
             requests=RequestFigures(),
+            figures=figures,
+            loop_lag=loop_lag,
         )
 
 

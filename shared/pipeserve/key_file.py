@@ -65,7 +65,6 @@ class KeyEntry(BaseModel):
     )
     requests_per_minute: int | None = Field(default=None, gt=0)
     runs_per_day: int | None = Field(default=None, gt=0)
-    max_active_jobs: int | None = Field(default=None, gt=0)
     expires: datetime | None = None
 
     @property
@@ -139,10 +138,6 @@ def _check_callers(path: Path, entries: Sequence[KeyEntry]) -> None:
     seen: dict[str, KeyEntry] = {}
     for entry in entries:
         first = seen.setdefault(entry.name, entry)
-        same = (
-            first.requests_per_minute == entry.requests_per_minute
-            and first.runs_per_day == entry.runs_per_day
-            and first.max_active_jobs == entry.max_active_jobs
-        )
+        same = first.requests_per_minute == entry.requests_per_minute and first.runs_per_day == entry.runs_per_day
         if not same:
             raise ConfigurationError(f"{path}: the keys of {entry.name} have different limits")

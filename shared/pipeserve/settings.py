@@ -218,6 +218,18 @@ class ServiceSettings(_Settings):
         alias="PIPESERVE_TOKEN_TTL",
         description="Seconds for which a token of a job is good unless its request says.",
     )
+    requests_per_minute: int | None = Field(
+        None,
+        gt=0,
+        alias="PIPESERVE_REQUESTS_PER_MINUTE",
+        description="Requests that each caller may send in a minute, unless its key says; unset: any number.",
+    )
+    runs_per_day: int | None = Field(
+        None,
+        gt=0,
+        alias="PIPESERVE_RUNS_PER_DAY",
+        description="Runs that each caller may start in a day, unless its key says; unset: any number.",
+    )
     allowed_origins: str = Field(
         "",
         alias="PIPESERVE_ALLOWED_ORIGINS",
@@ -249,6 +261,11 @@ class ServiceSettings(_Settings):
     def open_to_its_machine(self) -> bool:
         """Whether whatever runs on this machine may call it without a key, and nothing else may."""
         return self.listens_on_loopback and not self.needs_key
+
+    @property
+    def limits_callers(self) -> bool:
+        """Whether a caller may have a limit of requests."""
+        return self.requests_per_minute is not None or self.keys_file is not None
 
     @property
     def needs_key(self) -> bool:

@@ -22,6 +22,7 @@ class AwayStore:
         self.attachments: Any = self
         self.cache: Any = self
         self.webhooks: Any = self
+        self.limits: Any = self
         self._faults = faults
 
     async def _away(self, *_: object, **__: object) -> Any:
@@ -29,7 +30,7 @@ class AwayStore:
 
     submit = submit_many = input_of = open = record = get = find = _away
     cancel = claim = append = finish = release = reconcile = read = figures = _away
-    add = list = set = tell_cache = condition = due = settle = _away
+    add = list = set = tell_cache = condition = due = settle = spend = _away
 
     @asynccontextmanager
     async def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[Any]:
@@ -84,3 +85,4 @@ class HangingStore:
         self.attachments: Any = store.attachments
         self.cache: Any = store.cache
         self.webhooks: Any = store.webhooks
+        self.limits: Any = store.limits

@@ -117,7 +117,7 @@ async def test_metrics_and_status_answer_without_the_store(away: Served):
     assert body["store_available"] is False
     assert body["queue_depth"] is None
     text = (await away.http.get("/metrics?format=prometheus")).text
-    assert 'pipeserve_store_available{pipeline="shout"} 0.0' in text
+    assert 'pipeserve_store_available{pipeline="shout",process=' in text
     assert (await away.http.get("/status")).json()["status"] == "store_unavailable"
 
 

@@ -42,7 +42,7 @@ async def test_metrics_are_counted(mode: str, store_url: str) -> None:
     assert found["latency"][mode]["p50"] is not None
     assert found["latency"]["step"]["p50"] is not None
     assert counters["cache_hits"] == 1
-    assert f'kind="{mode}"' in text
+    assert f'pipeserve_call_duration_seconds_count{{mode="{mode}",pipeline=' in text
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

@@ -19,6 +19,7 @@ from pipeserve.runtime.ports import (
     DeploymentRegistry,
     EventLog,
     FinishedRun,
+    Limits,
     LogEntry,
     LogGap,
     NewJob,
@@ -46,6 +47,7 @@ class Ports:
     checkpoints: Checkpoints
     cache: SharedCache
     webhooks: WebhookOutbox
+    limits: Limits
     registry: DeploymentRegistry
     expire_leases: Callable[[], Awaitable[None]]
     pass_time: Callable[[float], Awaitable[None]]

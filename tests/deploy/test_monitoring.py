@@ -22,6 +22,7 @@ from tests.streams.nginx import needed
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = orjson.loads((ROOT / "deploy" / "grafana" / "dashboards" / "pipeserve.json").read_bytes())
 RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"][0]["rules"]
+ALERT_TESTS = yaml.safe_load(Path(__file__).with_name("alerts.yml").read_text())["tests"]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 OF_PROMETHEUS = {"up": {"job", "instance"}}
 TARGET_LABELS = {"job", "instance"}
@@ -56,6 +57,7 @@ async def samples() -> dict[str, set[str]]:
     async with serving(shout) as service:
         await service.invoke({"text": "a"})
         await service.submit({"text": "a"})
+        assert (await service.invoke({"text": 1})).status_code == 422
 
         async def counted() -> bool:
             return (await service.http.get("/metrics")).json()["successful_executions"] == 1
@@ -101,7 +103,7 @@ def test_an_alert_says_what_is_wrong_and_its_section_what_to_do(rule: dict[str, 
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["description"]
-    assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+    assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
     section = PAGE.split(f"\n### {name}\n")[1].split("\n### ")[0]
     assert len(section.split()) >= 20
 
@@ -119,6 +121,20 @@ def test_prometheus_takes_its_files(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(RULES)} rules found" in done.stdout
+
+
+def test_alerts_are_raised_once_whatever_the_number_of_processes() -> None:
+    promtool = shutil.which("promtool") or needed("promtool")
+    command = [promtool, "test", "rules", str(Path(__file__).with_name("alerts.yml"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_been_seen_to_be_raised_and_not_to_be() -> None:
+    cases = [case for test in ALERT_TESTS for case in test["alert_rule_test"]]
+    names = {rule["alert"] for rule in RULES}
+    assert {case["alertname"] for case in cases if case.get("exp_alerts")} == names
+    assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == names
 
 
 def test_the_dashboard_is_one_that_grafana_can_provision() -> None:

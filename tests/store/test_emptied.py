@@ -82,7 +82,9 @@ async def test_every_process_says_once_that_the_store_was_emptied_and_it_is_coun
             assert len(told(caplog)) == 2 * times
         assert await epoch(deployment_store) != first
         assert (await deployment_store.operations.condition())["emptied_at"] is not None
-        assert (await deployment_store.operations.figures()).counters["store_emptied"] == 1  # since the last time
+        figures = await deployment_store.operations.figures()
+        assert figures.counters["store_emptied"] == 1  # since the last time
+        assert figures.emptied_at is not None
     assert "was emptied" in told(caplog)[0]
     assert await deployment_store.redis.ttl(deployment_store.keys.epoch) > 0
 

@@ -137,14 +137,12 @@ async def get_metrics(
 
     While the store is away, ``store_available`` is false and the figures are this process's own.
     """
-    stored = await metrics.stored_figures(services)
-    figures = metrics.collect(services, stored)
+    reading = await services.figures.read()
     if format_ == "prometheus" or (format_ is None and prometheus.wants_text(accept)):
-        durations: Mapping[str, Mapping[int, int]] = {} if stored is None else stored.durations
-        name = services.definition.name
-        body, media_type = prometheus.exposition(figures, durations, services.requests, name, accept)
+        body, media_type = prometheus.exposition(services, reading, accept)
         return Response(body, headers={"content-type": media_type, "vary": "Accept"})
-    return Response(orjson.dumps(figures), headers={"vary": "Accept"}, media_type=JSON)
+    body = orjson.dumps(metrics.collect(services, reading.figures))
+    return Response(body, headers={"vary": "Accept"}, media_type=JSON)
 
 
 @router.get("/status", summary="How the service is set up")

@@ -86,9 +86,18 @@ async def invoke_batch(request: Request, services: ServicesDep, jobs: JobsDep) -
     body = await _body(request, services, preferences)
     if body is None:
         return Response(status_code=_NOBODY)
-    judged = await _judged(services, services.invocations.items(body), preferences, caller_in(request.scope))
+    caller = caller_in(request.scope)
+    judged = await _judged(services, services.invocations.items(body), preferences, caller)
     new = [job for job in judged if isinstance(job, NewJob)]
-    admissions = iter(await services.ledger.submit_many(new) if new else [])
+    await services.limits.runs(caller, len(new))
+    try:
+        admitted = await services.ledger.submit_many(new) if new else []
+    except ProblemError:
+        await services.limits.give_back(caller, len(new))
+        raise
+    started = sum(isinstance(admission, Admission) and not admission.replayed for admission in admitted)
+    await services.limits.give_back(caller, len(new) - started)
+    admissions = iter(admitted)
     outcomes = [next(admissions) if isinstance(job, NewJob) else job for job in judged]
     instance = request.url.path
     told = await asyncio.gather(*(_told(jobs, *place, instance) for place in enumerate(outcomes)))
@@ -126,7 +135,14 @@ async def retry_job(request: Request, job_id: str, services: ServicesDep, jobs: 
         idempotency=same,
         retried_from=found.job_id,
     )
-    admission = await services.ledger.submit(job)
+    await services.limits.runs(caller)
+    try:
+        admission = await services.ledger.submit(job)
+    except ProblemError:
+        await services.limits.give_back(caller)
+        raise
+    if admission.replayed:
+        await services.limits.give_back(caller)
     _log.info("retried", extra={"job_id": admission.job_id, "retried_from": found.job_id})
     status, position = await _state(jobs, admission)
     headers = answers.location(admission.job_id) | answers.RETRY_AFTER | (REPLAYED if admission.replayed else {})

@@ -43,6 +43,7 @@ class Operations:
         caller = self._ask_caller()
         if caller is None:
             raise UnauthorizedError
+        await self._services.limits.request(caller)
         match operation:
             case Subscribe():
                 await self._subscribe(operation, caller)

@@ -11,6 +11,7 @@ GROWTH = 1.1
 SHORTEST = 1e-6
 LONGEST = 1e6
 """Seconds; what lies outside counts as the nearest. So a kind has at most 290 buckets."""
+_LOG_GROWTH = math.log(GROWTH)
 
 
 def histogram(values: Sequence[float]) -> dict[int, int]:
@@ -24,7 +25,9 @@ def histogram(values: Sequence[float]) -> dict[int, int]:
 
 def bucket_of(seconds: float) -> int:
     """The bucket that a time falls into."""
-    return math.ceil(math.log(min(max(seconds, SHORTEST), LONGEST), GROWTH))
+    if not SHORTEST < seconds < LONGEST:  # each request and each step comes here
+        seconds = LONGEST if seconds >= LONGEST else SHORTEST
+    return math.ceil(math.log(seconds) / _LOG_GROWTH)
 
 
 def middle(bucket: int) -> float:

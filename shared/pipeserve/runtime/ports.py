@@ -550,9 +550,46 @@ class ServiceFigures:
     """Sums over the processes that have told theirs of late (:meth:`Operations.tell_cache`)."""
     drain_rate: float | None = None
     """Jobs that workers have taken from the queue per second of the last minute. None: none."""
+    emptied_at: float | None = None
+    """Unix time at which it was last noticed that all jobs had gone from the store; None: they have not."""
     durations: Mapping[str, Mapping[int, int]] = field(default_factory=dict[str, Mapping[int, int]])
     """Histograms behind ``latency`` (:mod:`pipeserve.runtime.latency`), by kind, and besides: ``run`` (execution
     times of completed runs) and ``step/<name>`` (of each step of the pipeline)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a caller may use: ``size`` at once, refilled steadily over ``seconds``."""
+
+    name: str
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What is left of a budget, and in how many seconds it is whole again."""
+
+    budget: Budget
+    left: int
+    refill: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether budgets sufficed; if not, in how many seconds (``wait``) they will."""
+
+    allowed: bool
+    wait: float
+    spent: Sequence[Spent]
+
+
+class Limits(Protocol):
+    """Counts what callers use, for all processes of a deployment together."""
+
+    async def spend(self, caller: str, budgets: Sequence[Budget], amount: int = 1) -> Verdict:
+        """Take ``amount`` of each budget, or of none; a negative amount is given back. Raises StoreUnavailableError."""
+        ...
 
 
 class Operations(Protocol):

@@ -18,6 +18,7 @@ key                     type      content
 ``scheduled``           zset      those that are not due yet; score: when due, in ms
 ``expiry``              zset      ids that must have been started by a time, in ms
 ``idempotency:<key>``   string    ``<id>:<fingerprint>`` of the job that was submitted under this key
+``limit:<caller>:<name>``  string  the µs at which a caller's budget is whole again
 ``webhooks``            zset      ids that have something to send; score: when, in ms
 ``codes``               hash      id → code of the error it ended with
 ``pace:<n>``            hash      how many jobs were claimed and refused in ten seconds

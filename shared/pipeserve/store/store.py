@@ -18,6 +18,7 @@ from pipeserve.store.event_log import RedisEventLog
 from pipeserve.store.hub import Hub
 from pipeserve.store.keys import Keys
 from pipeserve.store.ledger import RedisLedger
+from pipeserve.store.limits import RedisLimits
 from pipeserve.store.operations import RedisOperations
 from pipeserve.store.scripts.prelude import Scope
 from pipeserve.store.shared_cache import RedisSharedCache
@@ -45,6 +46,7 @@ class DeploymentStore:
         self.checkpoints = RedisCheckpoints(scope)
         self.cache = RedisSharedCache(connection, self.keys)
         self.webhooks = RedisWebhookOutbox(scope, self.hub)
+        self.limits = RedisLimits(scope)
 
     async def __aenter__(self) -> Self:
         await self.hub.__aenter__()

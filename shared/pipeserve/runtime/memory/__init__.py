@@ -7,6 +7,7 @@ from pipeserve.runtime.memory.attachments import MemoryAttachments
 from pipeserve.runtime.memory.checkpoints import MemoryCheckpoints
 from pipeserve.runtime.memory.event_log import MemoryCancelSignals, MemoryEventLog
 from pipeserve.runtime.memory.ledger import MemoryLedger
+from pipeserve.runtime.memory.limits import MemoryLimits
 from pipeserve.runtime.memory.operations import MemoryOperations
 from pipeserve.runtime.memory.registry import MemoryDeployments
 from pipeserve.runtime.memory.shared_cache import MemorySharedCache
@@ -59,4 +60,5 @@ class MemoryStore:
         self.checkpoints = MemoryCheckpoints(state)
         self.webhooks = MemoryWebhookOutbox(state)
         self.cache = MemorySharedCache(state.clock)
+        self.limits = MemoryLimits(state.clock)
         self.registry = MemoryDeployments()

@@ -9,6 +9,7 @@ import orjson
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.latency import percentiles
 from pipeserve.runtime.ports import CacheGauges, ServiceFigures, WorkerInfo
+from pipeserve.store.scripts.epoch import emptied_at
 from pipeserve.store.scripts.prelude import Scope, script
 
 _STATUSES = tuple(status.value for status in JobStatus)
@@ -57,7 +58,7 @@ local age = 0
 if oldest[2] then age = now_ms - tonumber(oldest[2]) end
 local claimed = pace()
 return {call('HGETALL', P..'totals'), call('HGETALL', P..'latency'), counts, call('ZCARD', QUEUE), int(age), workers,
-  call('HGETALL', P..'counters'), caches(), tostring(claimed)}
+  call('HGETALL', P..'counters'), caches(), tostring(claimed), call('GET', P..'epoch') or ''}
 """
 )
 
@@ -91,6 +92,7 @@ async def figures(scope: Scope) -> ServiceFigures:
             entries=sum(int(entries) for entries, _ in reply[7]), bytes=sum(int(size) for _, size in reply[7])
         ),
         drain_rate=float(reply[8]) or None,
+        emptied_at=emptied_at(reply[9] or None),
         durations=histograms,
     )
 
