@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,9 @@ def redis_container() -> Iterator[str]:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import ExecWaitStrategy  # here: a run without Docker needs none of it
 
-    container = DockerContainer("redis:7-alpine").with_exposed_ports(6379)
+    container = DockerContainer("redis:7-alpine")
+    published: Any = ("127.0.0.1", None)  # the library knows of ports alone, and would publish it to the network
+    container.ports = {"6379/tcp": published}
     container.with_command(["redis-server", "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"])
     container.waiting_for(ExecWaitStrategy(["redis-cli", "ping"]))
     with container:

@@ -193,14 +193,15 @@ async def test_nginx_spreads_calls_over_the_api_containers_and_demands_the_keys_
     key = new_key()
     keys = tmp_path / "keys.toml"
     keys.write_text(stanza("tester", key, list(KeyScope)))
-    keys.chmod(0o644)
+    for path in (keys, tmp_path):
+        path.chmod(0o755)
     edge_port = free_port()
     with project(
         ROOT / "docker-compose.production.yml",
         PORT="0",
         EDGE_PORT=str(edge_port),
         NGINX_IMAGE=nginx_image(),
-        PIPESERVE_KEYS=str(keys),
+        PIPESERVE_KEYS_FOLDER=str(tmp_path),
         PIPESERVE_TOKEN_SECRET="secret",
     ) as up:
         up.compose("--profile", "edge", "up", "--detach", "--build", "--scale", "api=2")
@@ -211,6 +212,16 @@ async def test_nginx_spreads_calls_over_the_api_containers_and_demands_the_keys_
             http.headers["X-API-Key"] = key
             answers = [(await http.post("/invoke", json=QUICKSTART)).raise_for_status().json() for _ in range(20)]
             ran = [(await ended(http, answer["job_id"]))["worker"].split(":")[0] for answer in answers]
+        async with httpx.AsyncClient(base_url=edge.url, timeout=30) as http:
+            replaced = keys.with_name("new.toml")
+            replaced.write_text(stanza("another", "psk_another", list(KeyScope)))
+            replaced.chmod(0o644)
+            replaced.replace(keys)
+
+            async def shut() -> bool:
+                return (await http.get("/info", headers={"X-API-Key": key})).status_code == 401
+
+            await wait_until(shut, description="a key that was taken away opens nothing")
         assert set(ran) == {container[:12] for container in up.containers("api")}
         up.compose("--profile", "edge", "down", "--volumes")
         assert up.left() == []
