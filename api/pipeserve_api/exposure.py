@@ -21,11 +21,19 @@ def exposure(settings: ServiceSettings) -> str | None:
 
 
 def check_exposure(settings: ServiceSettings) -> None:
-    """Say it loudly, once, at the start. Raises ConfigurationError where keys are required and there are none."""
+    """Say it loudly, once, at the start; and what is missing besides keys.
+
+    Raises ConfigurationError where keys are required and there are none.
+    """
     if settings.require_auth and not settings.needs_key:
         raise ConfigurationError(
             "PIPESERVE_REQUIRE_AUTH is set and there is no key. Make one:\n"
             "    pipeserve keys new NAME --file keys.toml && export PIPESERVE_KEYS_FILE=$PWD/keys.toml"
+        )
+    if settings.needs_key and settings.auth_key is None and settings.token_secret is None:
+        _log.warning(
+            "PIPESERVE_TOKEN_SECRET is not set: each API process signs tokens of jobs with its own secret, so they "
+            "are good there only, and until it ends"
         )
     said = exposure(settings)
     if said is not None:

@@ -12,7 +12,7 @@ from tests.api.harness import serving
 from tests.api.pipelines import shout
 
 from pipeserve.settings import ServiceSettings
-from pipeserve_api.exposure import exposure
+from pipeserve_api.exposure import check_exposure, exposure
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
@@ -24,6 +24,24 @@ def test_a_loopback_address_is_open_to_nobody_else(host: str) -> None:
 def test_any_other_address_is_open_unless_a_key_is_set(host: str) -> None:
     assert host in (exposure(ServiceSettings.from_environment(host=host)) or "")
     assert exposure(ServiceSettings.from_environment(host=host, auth_key="k")) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"host": "0.0.0.0"}, "OPEN TO STRANGERS"),
+        ({"keys_file": "keys.toml"}, "PIPESERVE_TOKEN_SECRET"),
+        ({"keys_file": "keys.toml", "token_secret": "s"}, ""),
+        ({"host": "0.0.0.0", "auth_key": "k"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_log_says_at_the_start_what_is_open(
+    settings: dict[str, str], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_exposure(ServiceSettings.from_environment(**settings))
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 async def test_readiness_tells_that_strangers_can_call() -> None:
