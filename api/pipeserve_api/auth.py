@@ -14,6 +14,7 @@ from pipeserve.errors import ForbiddenError, ProblemError, UnauthorizedError
 from pipeserve.key_file import KeyScope
 from pipeserve_api.callers import CALLER, Caller, caller_in, check_may
 from pipeserve_api.key_ring import KeyRing
+from pipeserve_api.paths import is_probe, path_parts
 from pipeserve_api.problems import error_response
 from pipeserve_api.services import Services
 from pipeserve_api.tokens import PREFIX
@@ -35,7 +36,7 @@ class KeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "lifespan" or _is_open(scope):
+        if scope["type"] == "lifespan" or is_probe(scope):
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
@@ -77,8 +78,8 @@ def renewed(scope: Scope) -> Caller | None:
 
 def _scope_for(scope: Scope) -> KeyScope:
     """What a key must open for this request."""
-    parts = _parts(scope)
-    if parts[:1] == ["status"]:
+    parts = path_parts(scope)
+    if parts[0] == "status":
         return KeyScope.ADMIN
     if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
         return KeyScope.READ
@@ -89,15 +90,6 @@ def _scope_for(scope: Scope) -> KeyScope:
             return KeyScope.READ
         case _:
             return KeyScope.INVOKE
-
-
-def _is_open(scope: Scope) -> bool:
-    return scope["type"] == "http" and _parts(scope)[0] == "health"
-
-
-def _parts(scope: Scope) -> list[str]:
-    """The path, cut at its slashes."""
-    return scope["path"].removeprefix(scope.get("root_path", "")).split("/")[1:] or [""]
 
 
 async def _refuse(error: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +140,7 @@ def _token(scope: Scope) -> str | None:
 
 def _reads_only(scope: Scope, job_id: str) -> bool:
     """Whether the request is for something to read of this job. A WebSocket sees to the rest by itself."""
-    parts = _parts(scope)
+    parts = path_parts(scope)
     if scope["type"] == "websocket":
         return parts == ["stream"]
     if scope["method"] not in ("GET", "HEAD"):

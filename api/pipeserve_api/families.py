@@ -47,10 +47,7 @@ class FamilyMaker:
 
     def gauges(self, name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
         """Numbers that go up and down, by the values of ``labels``."""
-        family = GaugeMetricFamily(name, text, labels=[*self._names, *labels])
-        for found, value in values.items():
-            family.add_metric([*self._values, *found], value)
-        return family
+        return self._filled(GaugeMetricFamily(name, text, labels=[*self._names, *labels]), values)
 
     def counter(self, name: str, text: str, value: float) -> Metric:
         """One count. Its sample's name ends with ``_total``."""
@@ -58,10 +55,7 @@ class FamilyMaker:
 
     def counters(self, name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
         """Counts, by the values of ``labels``."""
-        family = CounterMetricFamily(name, text, labels=[*self._names, *labels])
-        for found, value in values.items():
-            family.add_metric([*self._values, *found], value)
-        return family
+        return self._filled(CounterMetricFamily(name, text, labels=[*self._names, *labels]), values)
 
     def histogram(self, name: str, text: str, buckets: Buckets) -> Metric:
         """One histogram of seconds."""
@@ -74,4 +68,11 @@ class FamilyMaker:
         family = HistogramMetricFamily(name, text, labels=[*self._names, *labels])
         for found, buckets in values.items():
             family.add_metric([*self._values, *found], cumulative(buckets), sum_value=total(buckets))
+        return family
+
+    def _filled(
+        self, family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[tuple[str, ...], float]
+    ) -> Metric:
+        for found, value in values.items():
+            family.add_metric([*self._values, *found], value)
         return family

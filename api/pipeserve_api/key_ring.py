@@ -37,9 +37,8 @@ class KeyRing:
         """Raises ConfigurationError for a file that can't be used."""
         self._secret = secrets.token_bytes(32)
         self._clock = clock
-        self._fixed = {
-            self._place(digest_of(key.encode())): Caller(digest_of(key.encode()).hex()[:_NAME_LENGTH]) for key in keys
-        }
+        digests = [digest_of(key.encode()) for key in keys]
+        self._fixed = {self._place(digest): Caller(digest.hex()[:_NAME_LENGTH]) for digest in digests}
         self._file = file
         self._state: object = None
         self._entries: Mapping[bytes, tuple[KeyEntry, Caller]] = {}
@@ -80,14 +79,13 @@ class KeyRing:
         state = _state_of(self._file)
         if state == self._state:
             return
+        self._state = state
         try:
             self._entries = self._read(self._file)
         except ConfigurationError as error:  # the keys before are better than none, or than a service that is down
-            if self._state != state:
-                _log.error("the file of keys has changed and can't be used; the keys before go on: %s", error)
+            _log.error("the file of keys has changed and can't be used; the keys before go on: %s", error)
         else:
             _log.info("the file of keys was read again", extra={"keys": len(self._entries)})
-        self._state = state
 
     def _read(self, file: Path) -> Mapping[bytes, tuple[KeyEntry, Caller]]:
         return {self._place(entry.digest): (entry, _caller_of(entry)) for entry in read_key_file(file)}

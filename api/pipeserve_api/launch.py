@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeserve.errors import ProblemError, StoreUnavailableError
+from pipeserve.errors import StoreUnavailableError
 from pipeserve.jobs import new_job_id
 from pipeserve.runtime.inline import RunOptions
 from pipeserve.runtime.inline_run import InlineRun
@@ -78,14 +78,9 @@ async def launch(services: Services, order: Order) -> Launched:
     queued = order.asked_async or services.settings.service.sync_execution == "queued"
     if queued:
         refuse_taps(order.invocation)
-    await services.limits.runs(order.caller)
-    try:
+    async with services.limits.runs(order.caller) as charge:
         launched = await (_queue if queued else _begin)(services, order)
-    except ProblemError:
-        await services.limits.give_back(order.caller)
-        raise
-    if launched.replayed:
-        await services.limits.give_back(order.caller)
+        charge.unstarted = int(launched.replayed)
     names = ",".join(order.invocation.parameters.applied)  # names only: values may be secret
     said = "invoked again with the same key" if launched.replayed else "invoked"
     _log.info(said, extra={"job_id": launched.job_id, "parameters_applied": names})

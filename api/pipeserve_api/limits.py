@@ -10,15 +10,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeserve.errors import RateLimitedError, StoreUnavailableError
+from pipeserve.errors import ProblemError, RateLimitedError, StoreUnavailableError
 from pipeserve.runtime.memory.limits import MemoryLimits
 from pipeserve.runtime.ports import Budget, Limits, Spent, Verdict
 from pipeserve.settings import ServiceSettings
 from pipeserve_api.callers import Caller, caller_in
+from pipeserve_api.paths import is_probe
 from pipeserve_api.problems import error_response
 
 PATIENCE = 0.25
@@ -38,6 +41,34 @@ class _SpentError(RateLimitedError):
         self.spent = spent
 
 
+class Charge:
+    """Runs that are counted before ``async with`` begins them. Entering raises RateLimitedError: none may start.
+
+    What the block says did not start is given back, and all of them if it raises a ProblemError. A class, because a
+    generator would cost a call that has no limit more than all else in here.
+    """
+
+    __slots__ = ("_number", "_spend", "unstarted")
+
+    def __init__(self, spend: Callable[[int], Awaitable[object]] | None, number: int) -> None:
+        self._spend = spend
+        self._number = number
+        self.unstarted = 0
+        """How many of them turned out to be there already, or were refused."""
+
+    async def __aenter__(self) -> Self:
+        if self._spend is not None:
+            await self._spend(self._number)
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if self._spend is None:
+            return
+        unstarted = self._number if isinstance(error, ProblemError) else self.unstarted
+        if unstarted:
+            await self._spend(-unstarted)
+
+
 class CallLimits:
     """The limits of one process's callers. What a key says of itself goes before what the settings say of all."""
 
@@ -52,17 +83,12 @@ class CallLimits:
         size = caller.requests_per_minute or self._settings.requests_per_minute
         return () if size is None else await self._spend(caller, Budget(_REQUESTS, size, _MINUTE), 1)
 
-    async def runs(self, caller: Caller, number: int = 1) -> None:
-        """Count runs that are about to start. Raises RateLimitedError: none of them may."""
+    def runs(self, caller: Caller, number: int = 1) -> Charge:
+        """Counts runs that start within ``async with``."""
         size = caller.runs_per_day or self._settings.runs_per_day
-        if size is not None and number > 0:
-            await self._spend(caller, Budget(_RUNS, size, _DAY), number)
-
-    async def give_back(self, caller: Caller, number: int = 1) -> None:
-        """What was counted by :meth:`runs` and then did not start."""
-        size = caller.runs_per_day or self._settings.runs_per_day
-        if size is not None and number > 0:
-            await self._spend(caller, Budget(_RUNS, size, _DAY), -number)
+        if size is None or number == 0:
+            return Charge(None, number)
+        return Charge(partial(self._spend, caller, Budget(_RUNS, size, _DAY)), number)
 
     async def _spend(self, caller: Caller, budget: Budget, amount: int) -> Sequence[Spent]:
         verdict = await self._verdict(caller, budget, amount)
@@ -93,7 +119,7 @@ class LimitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "lifespan" or scope["path"].startswith("/health"):
+        if scope["type"] == "lifespan" or is_probe(scope):
             await self._app(scope, receive, send)
             return
         limits: CallLimits = scope["state"]["services"].limits

@@ -41,6 +41,10 @@ class KeyScope(StrEnum):
     """Everything, for the jobs of all callers."""
 
 
+DEFAULT_SCOPES: tuple[KeyScope, ...] = (KeyScope.INVOKE, KeyScope.READ, KeyScope.CANCEL)
+"""What a key opens that does not say."""
+
+
 def _check_name(name: str) -> str:
     if NAME.fullmatch(name) is None:
         raise ValueError("1 to 64 letters, digits, '.', '_' and '-', the first a letter or a digit")
@@ -56,13 +60,11 @@ def _check_hash(text: str) -> str:
 class KeyEntry(BaseModel):
     """One key. Several with one name are one caller: so a key is replaced, and its jobs stay whose they were."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: Annotated[str, AfterValidator(_check_name)]
     hash: Annotated[str, AfterValidator(_check_hash)]
-    scopes: frozenset[KeyScope] = Field(
-        default=frozenset({KeyScope.INVOKE, KeyScope.READ, KeyScope.CANCEL}), min_length=1
-    )
+    scopes: frozenset[KeyScope] = Field(default=frozenset(DEFAULT_SCOPES), min_length=1)
     requests_per_minute: int | None = Field(default=None, gt=0)
     runs_per_day: int | None = Field(default=None, gt=0)
     expires: datetime | None = None
@@ -134,7 +136,7 @@ def read_key_file(path: Path) -> tuple[KeyEntry, ...]:
 
 
 def _check_callers(path: Path, entries: Sequence[KeyEntry]) -> None:
-    """One caller has one set of limits, and either all jobs or its own, whichever of its keys it sends."""
+    """One caller has one set of limits, whichever of its keys it sends."""
     seen: dict[str, KeyEntry] = {}
     for entry in entries:
         first = seen.setdefault(entry.name, entry)

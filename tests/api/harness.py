@@ -147,6 +147,11 @@ async def wait_until(predicate: Callable[[], Any], description: str, *, seconds:
         raise AssertionError(f"waited {seconds} s in vain until {description}") from None
 
 
+def bearer(key: str) -> dict[str, str]:
+    """The header of a request with this key, or token."""
+    return {"Authorization": f"Bearer {key}"}
+
+
 def frames(text: str) -> list[dict[str, str]]:
     """The blocks of an event stream, each as its fields; a comment is under ``:``."""
     blocks: list[dict[str, str]] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.api.harness import Served, serving, wait_until
+from tests.api.harness import Served, bearer, serving, wait_until
 from tests.api.pipelines import shout
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -23,10 +23,6 @@ from pipeserve_api.key_ring import KeyRing
 A, A_NEXT, B, READER, CANCELER, ADMIN = (f"psk_{name}" for name in ("a", "a-next", "b", "reader", "canceler", "admin"))
 ZEROS = "0" * 64
 MINE = (KeyScope.INVOKE, KeyScope.READ, KeyScope.CANCEL)
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 def write(path: Path, *stanzas: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.api.harness import Served, serving, wait_until
+from tests.api.harness import Served, bearer, serving, wait_until
 from tests.api.pipelines import shout
 from websockets.asyncio.client import connect
 
@@ -20,10 +20,6 @@ from pipeserve.runtime.memory import MemoryStore
 from pipeserve.store import DeploymentStore
 
 MINE = (KeyScope.INVOKE, KeyScope.READ, KeyScope.CANCEL)
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 @pytest.fixture

@@ -89,14 +89,9 @@ async def invoke_batch(request: Request, services: ServicesDep, jobs: JobsDep) -
     caller = caller_in(request.scope)
     judged = await _judged(services, services.invocations.items(body), preferences, caller)
     new = [job for job in judged if isinstance(job, NewJob)]
-    await services.limits.runs(caller, len(new))
-    try:
+    async with services.limits.runs(caller, len(new)) as charge:
         admitted = await services.ledger.submit_many(new) if new else []
-    except ProblemError:
-        await services.limits.give_back(caller, len(new))
-        raise
-    started = sum(isinstance(admission, Admission) and not admission.replayed for admission in admitted)
-    await services.limits.give_back(caller, len(new) - started)
+        charge.unstarted = sum(isinstance(outcome, ProblemError) or outcome.replayed for outcome in admitted)
     admissions = iter(admitted)
     outcomes = [next(admissions) if isinstance(job, NewJob) else job for job in judged]
     instance = request.url.path
@@ -135,14 +130,9 @@ async def retry_job(request: Request, job_id: str, services: ServicesDep, jobs: 
         idempotency=same,
         retried_from=found.job_id,
     )
-    await services.limits.runs(caller)
-    try:
+    async with services.limits.runs(caller) as charge:
         admission = await services.ledger.submit(job)
-    except ProblemError:
-        await services.limits.give_back(caller)
-        raise
-    if admission.replayed:
-        await services.limits.give_back(caller)
+        charge.unstarted = int(admission.replayed)
     _log.info("retried", extra={"job_id": admission.job_id, "retried_from": found.job_id})
     status, position = await _state(jobs, admission)
     headers = answers.location(admission.job_id) | answers.RETRY_AFTER | (REPLAYED if admission.replayed else {})

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeserve.errors import AlreadyFinishedError, DrainingError, ForbiddenError, UnauthorizedError
+from pipeserve.errors import AlreadyFinishedError, DrainingError, UnauthorizedError
 from pipeserve.jobs import JobStatus
+from pipeserve.key_file import KeyScope
 from pipeserve_api import idempotency
-from pipeserve_api.callers import Caller, Scope, check_may
+from pipeserve_api.callers import Caller, check_may
 from pipeserve_api.launch import Order
 from pipeserve_api.services import Services
 from pipeserve_api.socket import wire
@@ -56,7 +57,7 @@ class Operations:
 
     async def _subscribe(self, wanted: Subscribe, caller: Caller) -> None:
         job_id = wanted.job_id
-        _check_reads(caller, job_id)
+        check_may(caller, KeyScope.READ, job_id=job_id)
         self._subscriptions.check_new(job_id)
         self._check_room()
         jobs = self._services.directory.seen_by(caller)
@@ -70,7 +71,7 @@ class Operations:
         await self._sender.send(*opening)  # in line before the first event: that task has not begun yet
 
     async def _unsubscribe(self, wanted: Unsubscribe, caller: Caller) -> None:
-        _check_reads(caller, wanted.job_id)
+        check_may(caller, KeyScope.READ, job_id=wanted.job_id)
         stopped = await self._subscriptions.stop(wanted.job_id)
         if stopped is not None:
             self._runs.unfollow(stopped.job_id, stopped.log, stopped.position)
@@ -78,7 +79,7 @@ class Operations:
 
     async def _invoke(self, wanted: Invoke, members: dict[str, Any], caller: Caller) -> None:
         services, key = self._services, wanted.idempotency_key
-        _check_may(caller, Scope.INVOKE)
+        check_may(caller, KeyScope.INVOKE)
         self._check_room()
         if services.drain.begun:
             raise DrainingError
@@ -99,7 +100,7 @@ class Operations:
         await self._sender.send(wire.ack(wanted.ref, job_id, replayed=launched.replayed or None))
 
     async def _cancel(self, wanted: Cancel, caller: Caller) -> None:
-        _check_may(caller, Scope.CANCEL)
+        check_may(caller, KeyScope.CANCEL)
         job_id = wanted.job_id
         found = await self._services.directory.seen_by(caller).cancel(job_id, reason=wanted.reason, by="caller")
         if found.already_finished and found.status is not JobStatus.CANCELED:
@@ -108,15 +109,3 @@ class Operations:
 
     def _check_room(self) -> None:
         self._subscriptions.check_room(others=self._runs.unfollowed)
-
-
-def _check_reads(caller: Caller, job_id: str) -> None:
-    _check_may(caller, Scope.READ)
-    if caller.grant not in (None, job_id):
-        raise ForbiddenError(f"This token is for reading job {caller.grant} only.", job_id=job_id)
-
-
-def _check_may(caller: Caller, scope: Scope) -> None:
-    if caller.grant is not None and scope is not Scope.READ:
-        raise ForbiddenError(f"This token is for reading job {caller.grant} only.")
-    check_may(caller, scope)

@@ -12,9 +12,9 @@ import typer
 
 from pipeserve.cli.output import write_json
 from pipeserve.errors import ConfigurationError
-from pipeserve.key_file import KeyScope, new_key, read_key_file, stanza
+from pipeserve.key_file import DEFAULT_SCOPES, KeyScope, new_key, read_key_file, stanza
 
-_DEFAULT_SCOPES = [KeyScope.INVOKE, KeyScope.READ, KeyScope.CANCEL]
+_DEFAULT_SCOPES = list(DEFAULT_SCOPES)
 _File = Annotated[Path, typer.Option(envvar="PIPESERVE_KEYS_FILE", help="The TOML file of keys.")]
 
 
