@@ -48,7 +48,9 @@ class KeyMiddleware:
                 state[CALLER] = caller
                 state[RENEWAL] = partial(self._ring.caller_with, key)
             else:
-                state[CALLER] = Caller("", frozenset({KeyScope.READ}), grant=_job_to_read(scope))
+                job_id = _job_to_read(scope)
+                # The name is for limits: readers of one link share a budget, and use up nobody else's.
+                state[CALLER] = Caller(f"token:{job_id}", frozenset({KeyScope.READ}), grant=job_id)
                 send = _private(send)
         except ProblemError as error:
             await _refuse(error, scope, receive, send)

@@ -18,7 +18,8 @@ class Caller:
     """The holder of a key, or of a token for one job."""
 
     name: str
-    """The name of its key; a digest of a key that has none; empty while the service needs no key."""
+    """The name of its key; a digest of a key that has none; ``token:`` and the job's id of a token; empty while the
+    service needs no key."""
     scopes: frozenset[KeyScope] = frozenset(KeyScope)
     requests_per_minute: int | None = None
     runs_per_day: int | None = None

@@ -118,6 +118,22 @@ async def test_replicas_share_a_budget(deployment_store: DeploymentStore) -> Non
     assert (codes.count(200), codes.count(429)) == (20, 40)
 
 
+async def test_readers_of_one_link_use_up_nobody_elses_budget() -> None:
+    async with serving(shout, service={"auth_key": "k", "requests_per_minute": 10}) as served:
+        tokens: list[tuple[str, str]] = []
+        for _ in range(2):
+            job_id = await served.submit({"text": "a"}, headers=bearer("k"))
+            answer = await served.http.post(f"/jobs/{job_id}/token", headers=bearer("k"))
+            tokens.append((job_id, answer.json()["token"]))
+
+        async def read(job_id: str, token: str) -> int:
+            return (await served.http.get(f"/jobs/{job_id}", params={"token": token})).status_code
+
+        assert [await read(*tokens[0]) for _ in range(11)] == [200] * 10 + [429]
+        assert await read(*tokens[1]) == 200
+        assert (await served.http.get("/jobs", headers=bearer("k"))).status_code == 200
+
+
 @pytest.mark.parametrize("away", ["gone", "frozen"])
 async def test_without_the_store_each_process_counts_for_itself(
     away: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

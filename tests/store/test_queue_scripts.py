@@ -44,6 +44,28 @@ async def test_a_job_under_an_id_that_was_used_before_is_listed_as_what_it_is_al
     await ledger.cancel(job.job_id)
 
 
+async def test_a_job_that_has_expired_leaves_its_callers_list_and_its_id_may_be_anothers(
+    deployment_store: DeploymentStore, redis: Any
+) -> None:
+    ledger, keys = deployment_store.ledger, deployment_store.keys
+    gone, again = new_job(caller="a"), new_job(caller="a", idempotency=IdempotencyKey("body"))
+    for job in (gone, again):
+        await ledger.submit(job)
+    await ledger.claim("worker", 2)
+    for job in (gone, again):
+        await ledger.finish(job.job_id, 1, [], NO_VIEW, outcome(job.job_id))
+        await redis.delete(keys.job(job.job_id), keys.events(job.job_id))  # as if its lifetime had passed
+    assert not (await ledger.submit(replace(again, caller="b"))).replayed
+    assert (await ledger.find(JobQuery(caller="b"))).total == 1
+    for member in await redis.zrange(keys.prefix + "expiring", 0, -1):
+        await redis.zadd(keys.prefix + "expiring", {member: 1})
+    await deployment_store.operations.figures()  # forgets what lists expired records
+    assert (await ledger.find(JobQuery(caller="a"))).total == 0
+    assert [job.job_id for job in (await ledger.find(JobQuery(caller="b"))).jobs] == [again.job_id]
+    assert (await redis.zcard(keys.owned), await redis.hlen(keys.prefix + "owners")) == (1, 1)
+    await ledger.cancel(again.job_id)
+
+
 async def test_behind_very_many_lanes_a_newcomer_is_told_that_they_go_first(deployment_store: DeploymentStore) -> None:
     ledger = deployment_store.ledger
     admissions = [await ledger.submit(new_job(lane=f"{n:03}")) for n in range(130)]
