@@ -177,3 +177,18 @@ async def test_a_deployment_is_put_back_under_its_id(
         assert await wait_until(back, description="the deployment is back") == deployment
         assert await store.registry.get(deployment.name) == newer
         assert await store.registry.save(deployment.model_copy(update={"id": "third"})) == deployment
+
+
+async def test_it_is_put_back_by_one_that_had_not_looked_yet_when_the_store_was_emptied(
+    store: Store, store_url: str, deployment_store: DeploymentStore, deployment: Deployment
+) -> None:
+    """A process that has found its deployment is ready before its first beat, and knows no marker to miss."""
+    process = Process(store_url, deployment_store, "owner", deployment)
+    await ask(store_url, "FLUSHALL")
+    with process.keeper:
+
+        async def back() -> Deployment | None:
+            return await store.registry.get(deployment.id)
+
+        assert await wait_until(back, description="the deployment is back") == deployment
+    assert process.emptied == 0

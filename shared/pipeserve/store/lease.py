@@ -78,8 +78,8 @@ class LeaseKeeper:
         self._deployment = deployment
         self._epoch = ""
         """The store's marker at the last beat."""
-        self._restores = False
-        """The deployment is to be put back."""
+        self._restores = True
+        """The deployment is to be put back. At first, too: the store may have been emptied since it was found there."""
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
