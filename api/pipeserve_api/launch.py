@@ -18,6 +18,7 @@ from pipeserve.runtime.inline import RunOptions
 from pipeserve.runtime.inline_run import InlineRun
 from pipeserve.runtime.ports import CacheUse, IdempotencyKey
 from pipeserve_api.callers import EVERYBODY, Caller
+from pipeserve_api.job_spans import submitting
 from pipeserve_api.lookup import JobLog, LocalLog, StoredLog
 from pipeserve_api.schemas import Invocation
 from pipeserve_api.services import Services
@@ -81,6 +82,8 @@ async def launch(services: Services, order: Order) -> Launched:
     async with services.limits.runs(order.caller) as charge:
         launched = await (_queue if queued else _begin)(services, order)
         charge.unstarted = int(launched.replayed)
+    if services.tracing is not None:
+        services.tracing.note({"pipeserve.job_id": launched.job_id})
     names = ",".join(order.invocation.parameters.applied)  # names only: values may be secret
     said = "invoked again with the same key" if launched.replayed else "invoked"
     _log.info(said, extra={"job_id": launched.job_id, "parameters_applied": names})
@@ -129,7 +132,8 @@ async def _queue(services: Services, order: Order) -> Launched:
         cache=order.cache,
         idempotency=order.idempotency,
     )
-    admission = await services.ledger.submit(job)
+    with submitting(services.tracing, [job]) as [traced]:
+        admission = await services.ledger.submit(traced)
     job_id = admission.job_id
     if admission.replayed:
         return Launched(services, job_id, services.inline.find(job_id), replayed=True)

@@ -18,7 +18,8 @@ UNKNOWN = "other"
 """The route of what has none: labels must not grow with what strangers ask for."""
 UNANSWERED = "none"
 """The status of a request whose caller left before there was an answer."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Those that are told by name."""
 _CODES = frozenset(kind.code for kind in ProblemError.__subclasses__()) | {"internal_error"}
 _CODE = re.compile(rb'"code":"([a-z_]+)"')
 """The first in a problem is its own: what comes before are texts, and a quote in a text is escaped."""
@@ -97,12 +98,12 @@ class RequestFiguresMiddleware:
             if not status and handed_over(scope):
                 status = 200  # a stream has not begun yet; only a 200 is handed over
             told = f"{status // 100}xx" if status else UNANSWERED
-            method = scope["method"] if scope["method"] in _METHODS else UNKNOWN
-            figures.add(method, _route(scope), told, time.perf_counter() - started)
+            method = scope["method"] if scope["method"] in METHODS else UNKNOWN
+            figures.add(method, route_of(scope), told, time.perf_counter() - started)
 
 
-def _route(scope: Scope) -> str:
-    """The template of the route that was found."""
+def route_of(scope: Scope) -> str:
+    """The template of the route that was found, once the request has been answered; :data:`UNKNOWN`: none was."""
     route = scope.get("route")
     if isinstance(route, Route):
         return route.path

@@ -34,6 +34,7 @@ from pipeserve.runtime.ports import (
 )
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.tasks import end_tasks
+from pipeserve.runtime.tracing import Tracing
 from pipeserve.runtime.upkeep import Upkeep
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactStore
@@ -42,6 +43,7 @@ from pipeserve.sdk.deployment import Deployment
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.sdk.snapshot import check_code
 from pipeserve.sdk.target import load_target
+from pipeserve.telemetry import existing_tracing
 from pipeserve.webhooks import Signer
 from pipeserve_api.drain import Drain
 from pipeserve_api.figures_reader import FiguresReader
@@ -104,6 +106,8 @@ class Services:
     """What this process has answered."""
     figures: FiguresReader
     loop_lag: LoopLag
+    tracing: Tracing | None = None
+    """Who is told of requests, runs and steps; None: nobody."""
     started_at: float = field(default_factory=time.time)
     """Unix time in seconds."""
 
@@ -113,7 +117,9 @@ ServicesOpener = Callable[[Drain], AbstractAsyncContextManager[Services]]
 
 
 @asynccontextmanager
-async def open_services(settings: ApiSettings, drain: Drain, *, patience: float = 0.0) -> AsyncGenerator[Services]:
+async def open_services(
+    settings: ApiSettings, drain: Drain, *, patience: float = 0.0, tracing: Tracing | None = None
+) -> AsyncGenerator[Services]:
     """Open the store, load the deployment and its code, and start the runtime. All is closed in reverse.
 
     Raises ConfigurationError when there is no such deployment, or the code is not what was deployed; TargetError when
@@ -148,19 +154,25 @@ async def open_services(settings: ApiSettings, drain: Drain, *, patience: float 
                 result_ttl=settings.store.result_ttl,
             )
 
-        services = _services(settings, deployment, pipeline, backend, drain, keeper)
+        services = _services(settings, deployment, pipeline, backend, drain, keeper, tracing)
         yield await stack.enter_async_context(services)
 
 
 @asynccontextmanager
 async def services_over(
-    pipeline: Pipeline[..., Any], deployment: Deployment, backend: Backend, settings: ApiSettings, drain: Drain
+    pipeline: Pipeline[..., Any],
+    deployment: Deployment,
+    backend: Backend,
+    settings: ApiSettings,
+    drain: Drain,
+    *,
+    tracing: Tracing | None = None,
 ) -> AsyncGenerator[Services]:
     """The services of ``pipeline`` over a store that the caller has open, such as a MemoryStore.
 
     Nobody renews the leases of runs that outlive their callers' wait: the store should not let them run out.
     """
-    async with _services(settings, deployment, pipeline, backend, drain, None) as services:
+    async with _services(settings, deployment, pipeline, backend, drain, None, tracing) as services:
         yield services
 
 
@@ -180,13 +192,15 @@ async def _services(
     backend: Backend,
     drain: Drain,
     make_keeper: _MakeKeeper | None,
+    tracing: Tracing | None,
 ) -> AsyncGenerator[Services]:
     definition = pipeline.definition
     owner = owner_token()
     loop = asyncio.get_running_loop()
     capture = definition.capture
     shared_cache = None if capture.memory_only else backend.cache
-    runtime = RealtimeRuntime(definition, settings.runtime, shared_cache=shared_cache)
+    tracing = tracing or existing_tracing()  # the embedding program's, or one that the pipeline's module has set up
+    runtime = RealtimeRuntime(definition, settings.runtime, shared_cache=shared_cache, tracing=tracing)
     teller = None
     if capture.metrics and not capture.memory_only:
         teller = CacheTeller(runtime.cache, backend.operations, owner)
@@ -238,6 +252,7 @@ async def _services(
             requests=RequestFigures(),
             figures=figures,
             loop_lag=loop_lag,
+            tracing=tracing,
         )
 
 

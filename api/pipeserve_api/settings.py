@@ -16,6 +16,7 @@ from pipeserve.settings import (
     RuntimeSettings,
     ServiceSettings,
     StoreSettings,
+    TracingSettings,
     WebhookSettings,
     WorkerSettings,
 )
@@ -32,6 +33,7 @@ class ApiSettings:
     log: LogSettings = field(default_factory=LogSettings.from_environment)
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings.from_environment)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings.from_environment)
+    tracing: TracingSettings = field(default_factory=TracingSettings.from_environment)
     drain_seconds: float = field(default_factory=lambda: WorkerSettings.from_environment().drain_seconds)
     """Seconds that running synchronous calls have to end after SIGTERM."""
 
@@ -50,6 +52,7 @@ class ApiSettings:
             self.log,
             self.artifacts,
             self.webhooks,
+            self.tracing,
         ]
         shown: dict[str, Any] = {}
         for model in models:
@@ -64,6 +67,9 @@ class ApiSettings:
             shown["PIPESERVE_REDIS_URL"] = masked_url(self.store.redis_url)
         if self.artifacts.url is not None:
             shown["PIPESERVE_ARTIFACTS_URL"] = masked_url(self.artifacts.url)
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+            if shown[name] is not None:
+                shown[name] = masked_url(shown[name])
         shown["PIPESERVE_DRAIN_SECONDS"] = self.drain_seconds
         return shown
 

@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeserve.errors import ConfigurationError
 
+LogFormat = Literal["auto", "console", "keyvalue", "json"]
+
 
 class _Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
@@ -238,6 +240,11 @@ class ServiceSettings(_Settings):
     max_body: int = Field(
         1_048_576, gt=0, alias="PIPESERVE_MAX_BODY", description="Bytes that a request's body may have."
     )
+    access_log: bool = Field(
+        False,
+        alias="PIPESERVE_ACCESS_LOG",
+        description="Write a line for each request, with an id that its answer has too.",
+    )
     sync_wait: float = Field(
         60.0, gt=0, alias="PIPESERVE_SYNC_WAIT", description="Seconds after which a synchronous call turns into a 202."
     )
@@ -346,3 +353,51 @@ class LogSettings(_Settings):
     """What a process writes to its own log."""
 
     level: str = Field("info", alias="ZENML_LOG_LEVEL", description="debug, info, warning, error or critical.")
+    format: LogFormat = Field(
+        "auto",
+        alias="PIPESERVE_LOG_FORMAT",
+        description="console, keyvalue or json; auto: console on a terminal, keyvalue elsewhere.",
+    )
+
+
+class TracingSettings(_Settings):
+    """Whether a process tells of traces. All else that OpenTelemetry's variables say is read by its own SDK."""
+
+    endpoint: str | None = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Where traces go, by OTLP over HTTP: http://collector:4318. Unset: nowhere.",
+    )
+    traces_endpoint: str | None = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        description="The same as the whole URL, where traces go elsewhere than other signals.",
+    )
+    exporter: str | None = Field(
+        None,
+        alias="OTEL_TRACES_EXPORTER",
+        description="otlp, console, none or another exporter that is installed; unset: otlp, if it has an endpoint.",
+    )
+    service_name: str | None = Field(
+        None,
+        alias="OTEL_SERVICE_NAME",
+        description="What traces call this service. Unset: pipeserve-api, or pipeserve-worker.",
+    )
+    disabled: bool = Field(False, alias="OTEL_SDK_DISABLED", description="true: no traces, whatever else is set.")
+
+    @property
+    def exporters(self) -> tuple[str, ...]:
+        """The names of the exporters to use; none: tracing is off."""
+        if self.disabled:
+            return ()
+        if self.exporter is None:
+            return ("otlp",) if self.endpoint or self.traces_endpoint else ()
+        names = dict.fromkeys(name.strip() for name in self.exporter.split(","))
+        return tuple(name for name in names if name not in ("", "none"))
+
+    @property
+    def asked_by(self) -> str:
+        """The variable that asks for traces."""
+        if self.exporter is not None:
+            return "OTEL_TRACES_EXPORTER"
+        return "OTEL_EXPORTER_OTLP_ENDPOINT" if self.endpoint else "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from pipeserve.runtime.memory import MemoryStore
+from pipeserve.runtime.tracing import Tracing
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.sdk.snapshot import snapshot
 from pipeserve.settings import (
@@ -83,6 +84,7 @@ async def serving(
     runtime: dict[str, Any] | None = None,
     artifacts: str = ARTIFACTS,
     webhooks: dict[str, Any] | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Served]:
     """Serve ``pipeline`` until the block ends. ``service``, ``runtime``, ``webhooks``: settings by field name."""
     settings = api_settings(service, runtime, artifacts, webhooks)
@@ -90,13 +92,15 @@ async def serving(
     store: Any = MemoryStore() if backend is None else backend
     drain = Drain()
     async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(services_over(pipeline, deployment, store, settings, drain))
+        services = await stack.enter_async_context(
+            services_over(pipeline, deployment, store, settings, drain, tracing=tracing)
+        )
 
         @asynccontextmanager
         async def opened(_drain: Drain) -> AsyncIterator[Services]:
             yield services
 
-        app = create_app(opened, settings.service, drain)
+        app = create_app(opened, settings.service, drain, tracing=tracing)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         # Accepted connections have it from here. asyncio's own loop, unlike uvloop, sets it for its own sockets only,
         # and each answer on a kept connection would wait 40 ms for the caller's delayed ACK.

@@ -17,6 +17,7 @@ from pipeserve.process_log import Log, configure_logging, get_log
 from pipeserve.runtime.cache.teller import CacheTeller
 from pipeserve.runtime.deployed import find_deployment
 from pipeserve.runtime.garbage import settle_memory
+from pipeserve.runtime.line_fields import ContextFields
 from pipeserve.runtime.ports import JobLedger
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.tasks import end_tasks
@@ -25,6 +26,7 @@ from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactStore
 from pipeserve.store import WakeUps, open_store
 from pipeserve.store.connection import owner_token
+from pipeserve.telemetry import existing_tracing, open_tracing
 from pipeserve_worker.cancels import listen_for_cancels
 from pipeserve_worker.drain import StopSignals, drain, given_up_when, leave, stop_signals
 from pipeserve_worker.heartbeat import Heartbeat
@@ -48,7 +50,8 @@ def run_child(options: Options, child: ChildOptions) -> int:
 
     0: drained. 2: this process can't serve the deployment, and the reason was reported. 1: anything else.
     """
-    configure_logging(options.log.level)
+    fields = ContextFields()
+    configure_logging(options.log.level, form=options.log.format, fields=fields)
     owner = owner_token(os.getpid(), child.nonce)
     log = get_log("pipeserve_worker", worker=owner)
     report = Report(child.report_fd)
@@ -56,13 +59,15 @@ def run_child(options: Options, child: ChildOptions) -> int:
         return 0
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            code = runner.run(_serve(options, child, report, owner, log))
+            code = runner.run(_serve(options, child, report, owner, log, fields))
         except CANNOT_SERVE as error:
             report.say(Word.REFUSE, str(error))
             code = 2
         except Exception:  # whatever else ends the process: say what, and let the supervisor start another
             log.exception("the worker broke")
             code = 1
+        if fields.tracing is not None:
+            fields.tracing.close()
         return leave(code)  # before the loop closes, which would wait for threads that nothing can stop
 
 
@@ -74,7 +79,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(options: Options, child: ChildOptions, report: Report, owner: str, log: Log) -> int:
+async def _serve(
+    options: Options, child: ChildOptions, report: Report, owner: str, log: Log, fields: ContextFields
+) -> int:
     # An executor that can be shut down without waiting: asyncio's own would wait for an on_init that never returns.
     executor = ThreadPoolExecutor(thread_name_prefix="worker")
     asyncio.get_running_loop().set_default_executor(executor)
@@ -84,7 +91,7 @@ async def _serve(options: Options, child: ChildOptions, report: Report, owner: s
         try:
             try:
                 async with given_up_when(stop.asked) as opening:
-                    process = await _open(options, owner, log, stack)
+                    process = await _open(options, owner, log, fields, stack)
             except CANNOT_SERVE:
                 raise
             except Exception:  # whatever keeps it from serving (on_init, above all): the supervisor says it
@@ -120,20 +127,25 @@ class _Process:
     retirement: Retirement
 
 
-async def _open(options: Options, owner: str, log: Log, stack: AsyncExitStack) -> _Process:
+async def _open(options: Options, owner: str, log: Log, fields: ContextFields, stack: AsyncExitStack) -> _Process:
     """Everything up to the first claim, closed by ``stack`` in reverse."""
     store = await stack.enter_async_context(open_store(options.store))
     # Its supervisor has found it. If it is not there now, the store was emptied, and the beats put it back.
     patience = options.store.lease_seconds
     deployment = await find_deployment(store.registry, options.deployment.required(), patience=patience)
+    fields.deployment_id = deployment.id
+    tracing = open_tracing(options.tracing, "pipeserve-worker")
     definition = load_definition(deployment)
+    fields.tracing = tracing = tracing or existing_tracing()  # one that the pipeline's module has set up
     jobs = await stack.enter_async_context(store.deployment(deployment.id))
     await jobs.operations.log_faults()
     concurrency = options.worker.concurrency
     limits = options.runtime.model_copy(update={"max_concurrency": concurrency})
     memory_only, metrics = definition.capture.memory_only, definition.capture.metrics
     shared_cache = None if memory_only else jobs.cache
-    runtime = await stack.enter_async_context(RealtimeRuntime(definition, limits, shared_cache=shared_cache))
+    runtime = await stack.enter_async_context(
+        RealtimeRuntime(definition, limits, shared_cache=shared_cache, tracing=tracing)
+    )
     if metrics and not memory_only:
         await stack.enter_async_context(CacheTeller(runtime.cache, jobs.operations, owner).telling())
     root = options.artifacts.root(options.store.data_dir)

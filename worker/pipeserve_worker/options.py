@@ -10,6 +10,7 @@ from pipeserve.settings import (
     LogSettings,
     RuntimeSettings,
     StoreSettings,
+    TracingSettings,
     WorkerSettings,
 )
 
@@ -24,6 +25,7 @@ class Options:
     deployment: DeploymentSettings
     log: LogSettings
     artifacts: ArtifactSettings
+    tracing: TracingSettings
 
     @classmethod
     def read(
@@ -48,6 +50,7 @@ class Options:
             deployment=DeploymentSettings.from_environment(deployment_id=deployment_id),
             log=LogSettings.from_environment(),
             artifacts=ArtifactSettings.from_environment(),
+            tracing=TracingSettings.from_environment(),
         )
 
     def for_children(self) -> dict[str, str]:

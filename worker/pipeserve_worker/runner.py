@@ -28,6 +28,7 @@ from pipeserve.runtime.backoff import Backoff
 from pipeserve.runtime.cache import receipts
 from pipeserve.runtime.checkpoints import JobCheckpoints
 from pipeserve.runtime.executor import Run
+from pipeserve.runtime.line_fields import note_job
 from pipeserve.runtime.ports import Attachments, Checkpoints, Claim, JobLedger, Outcome, RunView
 from pipeserve.runtime.realtime import RealtimeRuntime
 from pipeserve.runtime.recording.event_budget import EventBudget
@@ -38,6 +39,7 @@ from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.runtime.values.artifacts import ArtifactError
 from pipeserve.sdk.definition import PipelineDefinition
 from pipeserve.sdk.schema import BoundParameters
+from pipeserve_worker.attempt_spans import attempt_span
 
 
 class Leases(Protocol):
@@ -73,6 +75,10 @@ class _Active:
     run: Run | None = None
     canceling: bool = False
     lost: bool = False
+    outcome: str | None = None
+    """What became of it, for its trace: a status, ``handed_back`` or ``fenced``."""
+    error: str | None = None
+    """The code of the problem that it ended with."""
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it should end, for whatever reason."""
 
@@ -154,6 +160,11 @@ class JobRunner:
     async def run(self, claim: Claim) -> None:
         """Run the job to its end and record that."""
         active = self._active[claim.job_id]
+        note_job(claim.job_id, claim.attempt)
+        with attempt_span(self._runtime.tracing, claim, self._definition.name, active):
+            await self._run_claim(active, claim)
+
+    async def _run_claim(self, active: _Active, claim: Claim) -> None:
         if claim.deployment_id != self._deployment_id:
             self._give_back_foreign(claim)
             return
@@ -165,7 +176,7 @@ class JobRunner:
         try:
             await self._run(active, parameters)
         except StaleAttemptError:
-            self._fenced(claim)
+            self._fenced(active)
 
     async def refuse(self, claim: Claim, reason: str) -> None:
         """End a job as failed that the queue's engine could not start, for ``reason``."""
@@ -206,6 +217,7 @@ class JobRunner:
                     raise StaleAttemptError(claim.job_id)
                 if self._handing_back and result.status is JobStatus.CANCELED and not active.canceling:
                     self.counters.handed_back += 1
+                    active.outcome = "handed_back"
                     return
                 if active.canceling and result.status is JobStatus.CANCELED:
                     result = replace(result, error=await self._why_canceled(active))
@@ -218,6 +230,8 @@ class JobRunner:
             finally:
                 fence.cancel()
         self._count(status)
+        active.outcome = status.value
+        active.error = None if result.error is None or status is JobStatus.CANCELED else result.error.code
         self._log.info(
             "job ended",
             job_id=claim.job_id,
@@ -263,6 +277,8 @@ class JobRunner:
                     claim.job_id, claim.attempt, (), RunView(), _outcome(claim, status, problem)
                 ):
                     self._count(status)
+                    active.outcome = status.value
+                    active.error = None if status is JobStatus.CANCELED else problem.code
                     self._log.info("job ended", job_id=claim.job_id, attempt=claim.attempt, status=status.value)
                     return
                 status, problem = JobStatus.CANCELED, await self._why_canceled(active)
@@ -270,7 +286,7 @@ class JobRunner:
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(backoff.next())
-        self._fenced(claim)
+        self._fenced(active)
 
     async def _why_canceled(self, active: _Active) -> Problem:
         """A cancel in words, with its reason: the ledger knows it, the signal does not carry it."""
@@ -296,7 +312,8 @@ class JobRunner:
             own_deployment_id=self._deployment_id,
         )
 
-    def _fenced(self, claim: Claim) -> None:
+    def _fenced(self, active: _Active) -> None:
+        claim, active.outcome = active.claim, "fenced"
         self.counters.fenced += 1
         self._log.warning("attempt fenced; nothing was written", job_id=claim.job_id, attempt=claim.attempt)
 

@@ -237,7 +237,7 @@ def run_supervisor(options: Options) -> int:
 
     0: drained. Raises ConfigurationError (CannotServeError for what a child says).
     """
-    configure_logging(options.log.level)
+    configure_logging(options.log.level, form=options.log.format)
     return asyncio.run(_supervise(options, get_log("pipeserve_worker", supervisor=os.getpid())))
 
 

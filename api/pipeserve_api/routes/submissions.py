@@ -21,6 +21,7 @@ from pipeserve_api.call import Call
 from pipeserve_api.callers import Caller, caller_in
 from pipeserve_api.dependencies import JobsDep, ServicesDep
 from pipeserve_api.idempotency import REPLAYED
+from pipeserve_api.job_spans import submitting
 from pipeserve_api.lookup import JobLookup
 from pipeserve_api.models import Accepted, BatchAccepted
 from pipeserve_api.openapi import BATCH_BODY, INVOCATION_BODY, KEY_HEADER, REPLAYED_HEADERS, problems
@@ -90,7 +91,8 @@ async def invoke_batch(request: Request, services: ServicesDep, jobs: JobsDep) -
     judged = await _judged(services, services.invocations.items(body), preferences, caller)
     new = [job for job in judged if isinstance(job, NewJob)]
     async with services.limits.runs(caller, len(new)) as charge:
-        admitted = await services.ledger.submit_many(new) if new else []
+        with submitting(services.tracing, new) as traced:
+            admitted = await services.ledger.submit_many(traced) if traced else []
         charge.unstarted = sum(isinstance(outcome, ProblemError) or outcome.replayed for outcome in admitted)
     admissions = iter(admitted)
     outcomes = [next(admissions) if isinstance(job, NewJob) else job for job in judged]
@@ -131,7 +133,8 @@ async def retry_job(request: Request, job_id: str, services: ServicesDep, jobs: 
         retried_from=found.job_id,
     )
     async with services.limits.runs(caller) as charge:
-        admission = await services.ledger.submit(job)
+        with submitting(services.tracing, [job]) as [traced]:
+            admission = await services.ledger.submit(traced)
         charge.unstarted = int(admission.replayed)
     _log.info("retried", extra={"job_id": admission.job_id, "retried_from": found.job_id})
     status, position = await _state(jobs, admission)

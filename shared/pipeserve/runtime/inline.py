@@ -24,6 +24,7 @@ from pipeserve.events import Event, EventType
 from pipeserve.jobs import Job, JobStatus, new_job_id
 from pipeserve.runtime.breaker import CircuitBreaker
 from pipeserve.runtime.cache import receipts
+from pipeserve.runtime.executor import Run
 from pipeserve.runtime.inline_run import InlineRun, size_of
 from pipeserve.runtime.ports import (
     Admission,
@@ -46,6 +47,8 @@ from pipeserve.runtime.recording.run_view import terminal_event
 from pipeserve.runtime.run import RunRequest, RunResult
 from pipeserve.runtime.run_times import RunTimes
 from pipeserve.runtime.slots import Slots
+from pipeserve.runtime.step_spans import end_run_span, run_attributes
+from pipeserve.runtime.tracing import Span
 from pipeserve.runtime.values.artifact_ref import Artifact
 from pipeserve.runtime.values.artifact_writer import ArtifactWriter
 from pipeserve.sdk.definition import PipelineDefinition
@@ -273,7 +276,17 @@ class InlineRuns:
             cache_write=job.cache != "no-store",
             kept=self.artifacts is not None and not capture.memory_only,
         )
-        run = self.runtime.start(request, quiet_log if follow or not capture.memory_only else None)
+        tracing, span = self.runtime.tracing, None
+        if tracing is not None:
+            attributes = run_attributes(job.job_id, 1, job.pipeline_name, job.deployment_id)
+            span = tracing.start(f"run {job.pipeline_name}", "internal", attributes)
+        try:
+            run = self.runtime.start(request, quiet_log if follow or not capture.memory_only else None)
+        finally:
+            if span is not None:  # the run has it in its own context
+                span.leave()
+        if span is not None:
+            run.when_done(partial(_end_span, span))
         inline = InlineRun(self, job, quiet_log, run)
         self._runs[job.job_id] = inline
         timer = None
@@ -486,3 +499,8 @@ class InlineRuns:
 
 def _added(totals: Mapping[str, float], more: Mapping[str, float]) -> Mapping[str, float]:
     return {**totals, **{name: totals.get(name, 0.0) + value for name, value in more.items()}} if more else totals
+
+
+def _end_span(span: Span, run: Run) -> None:
+    if run.result is not None:
+        end_run_span(span, run.result)

@@ -88,6 +88,8 @@ class NewJob:
     idempotency: IdempotencyKey | None = None
     retried_from: str | None = None
     webhook: Webhook | None = None
+    trace: str | None = None
+    """Of which trace it is: a W3C ``traceparent``, and after a space ``tracestate`` if there is one."""
 
 
 PRIORITY_SECONDS = 60.0
@@ -121,6 +123,8 @@ class Claim:
     """Unix time in seconds at which it could first have started: ``created_at``, or a later ``run_at``."""
     claimed_at: float
     cache: CacheUse = "use"
+    trace: str | None = None
+    """As in :class:`NewJob`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from pipeserve.runtime.static_run import StaticRun, tap_place
 from pipeserve.runtime.step_calls import Engine
 from pipeserve.runtime.step_spec import StepSpecs
 from pipeserve.runtime.threads import ThreadPool
+from pipeserve.runtime.tracing import Tracing
 from pipeserve.runtime.values.codec import Codec
 from pipeserve.runtime.values.materializers import Materializers
 from pipeserve.runtime.values.outputs import OutputEncoder
@@ -47,11 +48,20 @@ class RealtimeRuntime:
     """Runs a pipeline. Enter it on the loop that its async steps shall run on."""
 
     def __init__(
-        self, definition: PipelineDefinition, settings: RuntimeSettings, *, shared_cache: SharedCache | None = None
+        self,
+        definition: PipelineDefinition,
+        settings: RuntimeSettings,
+        *,
+        shared_cache: SharedCache | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """``shared_cache``: where steps with ``Cache(scope="shared")`` share results; None: in this process only."""
+        """``shared_cache``: where steps with ``Cache(scope="shared")`` share results; None: in this process only.
+
+        ``tracing``: who is told of runs and steps; None: nobody.
+        """
         self.definition = definition
         self.settings = settings
+        self.tracing = tracing
         self.materializers = Materializers(definition.materializers)
         self.codec = Codec(self.materializers)
         self._outputs = OutputEncoder(definition, self.materializers, settings.inline_limit)
@@ -95,6 +105,7 @@ class RealtimeRuntime:
             log_routing=routing,
             timeout_grace=self.settings.timeout_grace,
             expose_tracebacks=self.settings.expose_tracebacks,
+            tracing=self.tracing,
         )
         return self
 

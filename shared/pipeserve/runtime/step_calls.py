@@ -40,8 +40,10 @@ from pipeserve.runtime.failures import cause_of, problem_of, traceback_of, words
 from pipeserve.runtime.live_stream import LiveStream
 from pipeserve.runtime.run import EventSink, RunRequest, RunStopped, StepRecord
 from pipeserve.runtime.step_policies import PolicyCall
+from pipeserve.runtime.step_spans import end_step_span, step_span
 from pipeserve.runtime.step_spec import Call, StepSpec, StepSpecs
 from pipeserve.runtime.threads import ThreadPool
+from pipeserve.runtime.tracing import Tracing
 from pipeserve.runtime.values.outputs import OutputEncoder
 from pipeserve.sdk.context import StepContext, current_scope
 from pipeserve.sdk.definition import Mode
@@ -79,6 +81,8 @@ class Engine:
     """None: nothing of the pipeline is masked."""
     loop_thread: int
     """The thread on which :attr:`loop` runs."""
+    tracing: Tracing | None = None
+    """Who is told of each step; None: nobody."""
     flights: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     """Work that belongs to no single run. asyncio itself keeps only weak references."""
 
@@ -341,7 +345,8 @@ class StepCalls(ABC):
             text = self.teller.veil.masks.hide(text)
         token = current_scope.set(None)  # what is logged in a step's scope would be an event of the job
         try:
-            _log.error("step %r of job %s failed\n%s", step, self.job_id, text.rstrip())
+            said = {"job_id": self.job_id, "attempt": self.attempt}
+            _log.error("step %r of job %s failed\n%s", step, self.job_id, text.rstrip(), extra=said)
         finally:
             current_scope.reset(token)
 
@@ -448,7 +453,7 @@ class StepCalls(ABC):
 class _StepCall:
     """While entered, a step runs. A class, because a generator's context manager costs five times as much."""
 
-    __slots__ = ("_calls", "_context", "_name", "_record", "_spec", "_started", "_timeout", "_token")
+    __slots__ = ("_calls", "_context", "_name", "_record", "_span", "_spec", "_started", "_timeout", "_token")
 
     def __init__(self, calls: StepCalls, name: str, spec: StepSpec, timeout: float | None) -> None:
         self._calls = calls
@@ -464,6 +469,8 @@ class _StepCall:
     def __enter__(self) -> StepContext:
         self._record, self._context = self._calls.enter_step(self._name, self._spec, self._timeout)
         self._token = current_scope.set(self._context)
+        tracing = self._calls.engine.tracing
+        self._span = None if tracing is None else step_span(tracing, self._record, self._calls)
         self._started = time.perf_counter()
         return self._context
 
@@ -472,6 +479,8 @@ class _StepCall:
         try:
             self._calls.exit_step(self._record, self._context, error, seconds)
         finally:
+            if self._span is not None:
+                end_step_span(self._span, self._record, error)
             current_scope.reset(self._token)
 
 

@@ -159,7 +159,8 @@ class LogRouting:
         elif kept is not False:
             # Made now: the arguments of the message may change before it is told.
             words, traceback = _message_of(record), _traceback_of(record)
-            veil.when_known(context.step_name, lambda: handle(_hidden(record, words, traceback, veil)))
+            here = contextvars.copy_context()  # whoever makes it known may be elsewhere; handlers look where they are
+            veil.when_known(context.step_name, lambda: here.run(handle, _hidden(record, words, traceback, veil)))
 
     def _start_in_context(self, start: Callable[[threading.Thread], None]) -> Any:
         @wraps(start)

@@ -35,7 +35,7 @@ from pipeserve.runtime.recording.brief import Brief
 
 RECONCILE_SECONDS = 30.0
 """Seconds for which one look at all live jobs is enough."""
-_NOT_AGAIN: dict[str, Any] = {"idempotency": None, "run_at": None, "expires_in": None, "retried_from": None}
+_NOT_AGAIN: dict[str, Any] = dict.fromkeys(("idempotency", "run_at", "expires_in", "retried_from", "trace"))
 """What of a job's submission is not for its repetition."""
 
 
@@ -306,6 +306,7 @@ def _claim(record: Record, now: float) -> Claim:
         due_at=record.due_at,
         claimed_at=now,
         cache=record.new.cache,
+        trace=record.new.trace,
     )
 
 

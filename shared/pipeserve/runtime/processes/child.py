@@ -24,6 +24,7 @@ from pipeserve.runtime.capture.isolation import LogRouting
 from pipeserve.runtime.capture.log_budget import LogBudget, Verdict
 from pipeserve.runtime.capture.visuals import render
 from pipeserve.runtime.failures import traceback_of, words_of
+from pipeserve.runtime.line_fields import ContextFields
 from pipeserve.runtime.processes.channel import Channel
 from pipeserve.runtime.processes.messages import (
     Call,
@@ -298,9 +299,9 @@ def _flush() -> None:
 
 def _configure_logging(start: Start) -> None:
     """As in the parent: a step's lines go to the process's log too."""
-    if start.log_structured:
+    if start.log_form is not None:
         from pipeserve.process_log import configure_logging  # needs structlog, which only services have
 
-        configure_logging(logging.getLevelName(start.log_level))
+        configure_logging(logging.getLevelName(start.log_level), form=start.log_form, fields=ContextFields())
     else:
         logging.getLogger().setLevel(start.log_level)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from pipeserve.runtime.capture.visuals import Rendered
 from pipeserve.runtime.processes.place import PipelinePlace, StepPlace
+from pipeserve.settings import LogFormat
 
 HEADER = struct.Struct("!BQ")
 _JOINED_BYTES = 65_536
@@ -46,8 +47,8 @@ class Start(NamedTuple):
     argv: list[str]
     capture_logs: bool
     log_level: int
-    log_structured: bool
-    """Whether the parent's log has the service's own format."""
+    log_form: LogFormat | None
+    """How the lines of the parent's log look, if it has the service's own format."""
 
 
 class Call(NamedTuple):

@@ -17,6 +17,7 @@ from pipeserve.runtime.processes.process import StepProcess
 from pipeserve.sdk.context import RunControl, StepContext, run_of
 from pipeserve.sdk.definition import PipelineDefinition, StepDefinition
 from pipeserve.sdk.stream import Stream, Streamed
+from pipeserve.settings import LogFormat
 
 _CLOSE_SECONDS = 2.0
 """How long idle children have to end by themselves: their ``on_cleanup``, what is registered with ``atexit``."""
@@ -177,7 +178,7 @@ class ProcessPool:
             argv=sys.argv,
             capture_logs=self._pipeline.capture.logs,
             log_level=root.level,
-            log_structured=_has_structured_log(root),
+            log_form=_log_form(root),
         )
 
 
@@ -192,7 +193,10 @@ async def _whole(value: Any) -> Any:
     return Streamed([item async for item in cast(Stream[Any], value)])
 
 
-def _has_structured_log(root: logging.Logger) -> bool:
-    """Whether this process logs as services do."""
+def _log_form(root: logging.Logger) -> LogFormat | None:
+    """How this process's lines look, if it logs as services do."""
     log = sys.modules.get("pipeserve.process_log")
-    return log is not None and any(isinstance(handler.formatter, log.StructuredFormatter) for handler in root.handlers)
+    for handler in root.handlers:
+        if log is not None and isinstance(handler.formatter, log.StructuredFormatter):
+            return cast(LogFormat, getattr(handler.formatter, "form"))  # noqa: B009 (the type is known there only)
+    return None

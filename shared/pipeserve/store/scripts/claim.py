@@ -64,7 +64,7 @@ while #claims < limit and others < @MOST_OTHERS@ do
   for _, id in ipairs(ids) do
     local key = job_key(id)
     local job = call('HMGET', key, 'status', 'deployment_id', 'run_name', 'parameters', 'timeout', 'created_at',
-      'started_at', 'cache', 'run_at', 'expires_at')
+      'started_at', 'cache', 'run_at', 'expires_at', 'trace')
     if job[1] ~= 'pending' then
       others = others + 1
     elseif job[10] and not job[7] and tonumber(job[10]) <= now_us then
@@ -82,7 +82,7 @@ while #claims < limit and others < @MOST_OTHERS@ do
         call('PSETEX', 'arq:job:'..id, @ARQ_JOB_TTL@ * 1000,
           '{"t":null,"f":"@JOB_FUNCTION@","a":[],"k":{},"et":'..int(created_ms(job[6]))..'}')
       end
-      claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8], job[9]}
+      claims[#claims + 1] = {id, attempt, job[2], job[3], job[4] or '{}', job[5], job[6], job[8], job[9], job[11]}
     end
   end
 end
@@ -118,6 +118,7 @@ async def claim(scope: Scope, owner: str, limit: int) -> tuple[list[Claim], floa
             due_at=max(int(created_at), int(run_at or 0)) / 1e6,
             claimed_at=claimed_at,
             cache=_CACHE_USES.get(cache, "use"),
+            trace=trace.decode() if trace else None,
         )
-        for job_id, attempt, deployment_id, run_name, parameters, timeout, created_at, cache, run_at in claims
+        for job_id, attempt, deployment_id, run_name, parameters, timeout, created_at, cache, run_at, trace in claims
     ], float(next_due) if next_due else None

@@ -148,6 +148,8 @@ def record_fields(job: NewJob, *, sync: bool) -> list[Any]:
     if job.webhook is not None:
         described = orjson.dumps({"url": job.webhook.url, "events": job.webhook.events})
         fields += ("webhook", described, "webhook_live", int(job.webhook.live))
+    if job.trace is not None and not sync:
+        fields += ("trace", job.trace)
     if job.labels:
         fields += ("labels", label_index(job))
     if job.timeout is not None:
