@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("not a number")
+    return value
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
+
+
+# JSON's own types only: a report is made by a program, and what has another type there has another meaning.
+Count = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_number)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Moment = Annotated[datetime, BeforeValidator(_text)]
 Name = Annotated[str, Field(min_length=1, max_length=50)]
 Text = Annotated[str, Field(max_length=200)]
 
@@ -29,7 +44,7 @@ class DrillSpread(_Part):
 class DrillReport(_Part):
     """The figures of one drill."""
 
-    finished_at: datetime
+    finished_at: Moment
     seconds: Seconds = Field(description="How long processes were killed")
     jobs: Count = Field(description="Jobs that were accepted meanwhile")
     kills: dict[Name, Count] = Field(max_length=10, description="Processes killed, by what they were")
@@ -42,4 +57,4 @@ class DrillReport(_Part):
     cancel: DrillSpread = Field(description="From a request to cancel a running job to its end")
     versions: dict[Name, Text] = Field(default_factory=dict[str, str], max_length=10)
     machine: dict[Name, Text] = Field(default_factory=dict[str, str], max_length=10)
-    seed: int | None = Field(None, ge=0, le=2**53)
+    seed: Count | None = None

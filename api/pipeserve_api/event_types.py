@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
+from pydantic import Field
 
 from pipeserve.errors import InvalidParametersError
 from pipeserve.events import EventType
 
 _TYPES = frozenset(event_type.value for event_type in EventType)
 
-EventTypes = Annotated[list[str] | None, Query(description="Only events of these types (comma-separated).")]
+_ONE = f"({'|'.join(sorted(_TYPES))})?"
+_Names = Annotated[str, Field(json_schema_extra={"pattern": f"^{_ONE}(,{_ONE})*$"})]
+EventTypes = Annotated[list[_Names] | None, Query(description="Only events of these types (comma-separated).")]
 """The query parameter; :func:`wanted_types` reads it."""
 
 

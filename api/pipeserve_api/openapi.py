@@ -38,7 +38,6 @@ _FOR_TOKENS = ("/jobs/{job_id}", "/stream/", "/events")
 STREAM: dict[str, Any] = {
     "text/event-stream": {
         "schema": {
-            "type": "string",
             "contentMediaType": "text/event-stream",
             "description": "Server-Sent Events: `id` is the position, `event` the type, `data` the event as one line "
             "of JSON with `seq`, `event_type`, `job_id` and more. /asyncapi.json describes every type.",
@@ -46,7 +45,10 @@ STREAM: dict[str, Any] = {
         }
     }
 }
-"""What an answer that is a stream holds; OpenAPI 3.1 has no words for its single events."""
+"""What an answer that is a stream holds; OpenAPI 3.1 has no words for its single events.
+
+No ``type``: some readers take the schema for the whole text, others for each event.
+"""
 _OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 KEY_HEADER: dict[str, Any] = {
     "name": "Idempotency-Key",
@@ -74,8 +76,8 @@ def _body(model: str, *, required: bool = True) -> dict[str, Any]:
     }
 
 
-INVOCATION_BODY = _body("Invocation")
-"""For a route that takes one invocation: what FastAPI can't know, because the pipeline's own schema is in it."""
+JOB_BODY = _body("BatchItem")
+"""For a route that takes a job for the workers: what FastAPI can't know, because the pipeline's own schema is in it."""
 BATCH_BODY = _body("Batch")
 """For one that takes many."""
 _INVOKE_FAILURES = (400, 409, 413, 422, 429, 500, 503, 504)
@@ -87,6 +89,11 @@ def problems(*statuses: int, own_words: bool = False) -> dict[int | str, dict[st
         status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM} for status in statuses
     }
     return known | {"default": _OWN_WORDS} if own_words else known
+
+
+def problems_by_name(*statuses: int, own_words: bool = False) -> dict[str, Any]:
+    """The same as it stands in a document, where keys are text."""
+    return {str(status): response for status, response in problems(*statuses, own_words=own_words).items()}
 
 
 def describe(app: FastAPI, deployment: Deployment, definition: PipelineDefinition, *, needs_key: bool) -> None:
@@ -110,10 +117,19 @@ def _document(
             add_schema(schemas, model.__name__, model.model_json_schema(mode="serialization", ref_template=_REF))
         _replace_validation_errors(document["paths"], schemas)
         document["paths"] = {"/invoke": {"post": _invoke(schemas, deployment, definition)}, **document["paths"]}
+        _may_be_refused(document["paths"])
         if needs_key:
             _require_key(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _may_be_refused(paths: dict[str, Any]) -> None:
+    """What any request but a probe's may meet before its route: its origin or host, its key's scopes, its limits."""
+    for path, operations in paths.items():
+        if path not in _OPEN_PATHS:
+            for operation in operations.values():
+                operation["responses"] = problems_by_name(403, 429) | operation["responses"]
 
 
 def security_schemes() -> dict[str, Any]:
@@ -132,7 +148,6 @@ def _require_key(document: dict[str, Any]) -> None:
             operation["responses"]["401"] = problems(401)[401]
             if method == "get" and path.startswith(_FOR_TOKENS):
                 operation["security"] = [*document["security"], *({name: []} for name in _TOKEN_SCHEME)]
-                operation["responses"]["403"] = problems(403)[403]
 
 
 def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
@@ -216,7 +231,7 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                 **REPLAYED_HEADERS,
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model="Accepted")}}},
             },
-            **{str(status): response for status, response in problems(*_INVOKE_FAILURES, own_words=True).items()},
+            **problems_by_name(*_INVOKE_FAILURES, own_words=True),
         },
     }
 

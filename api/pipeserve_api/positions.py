@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from pydantic import JsonValue
+
 from pipeserve.errors import BadRequestError
 
 _DIGITS = 15
 _TAG_LENGTH = 6
+NUMBER: dict[str, JsonValue] = {"pattern": f"^[0-9]{{0,{_DIGITS}}}$"}
+"""What :func:`event_number` takes, for the API's description."""
 
 
 def event_number(text: str | None) -> int | None:

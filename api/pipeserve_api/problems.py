@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from pipeserve.errors import (
     BadRequestError,
@@ -121,7 +122,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is no route {request.url.path}. /docs lists those there are."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(_methods_of(request)) or "another method"
+        error.headers = {**(error.headers or {}), "Allow": allowed}
         detail = f"{request.url.path} does not take {request.method}; it takes {allowed}."
     code = _CODES.get(error.status_code, BadRequestError.code if error.status_code < 500 else "internal_error")
     problem = Problem(
@@ -133,6 +135,21 @@ async def _on_http(request: Request, error: Exception) -> Response:
         code=code,
     )
     return problem_response(problem, headers=error.headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Of all routes with the path: the router's own ``Allow`` names those of the first only."""
+    found = [route for route in _routes(request.app.router) if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in found for method in route.methods or ()})
+
+
+def _routes(router: Any) -> Iterator[Route]:
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)  # FastAPI keeps what it includes whole; here without a prefix
+        if inner is not None:
+            yield from _routes(inner)
+        elif isinstance(route, Route):
+            yield route
 
 
 async def _on_unexpected(request: Request, _error: Exception) -> Response:

@@ -122,12 +122,12 @@ def read_key_file(path: Path) -> tuple[KeyEntry, ...]:
         found = _File.model_validate(tomllib.loads(text.decode()))
     except OSError as error:
         raise ConfigurationError(f"{path}: the keys can't be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        where = re.search(r"at line \d+", str(error))
-        raise ConfigurationError(f"{path}: not TOML{' ' + where[0] if where else ''}") from None
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
         raise ConfigurationError(f"{path}: {told}") from None
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and a very deep array
+        where = re.search(r"at line \d+", str(error))
+        raise ConfigurationError(f"{path}: not TOML{' ' + where[0] if where else ''}") from None
     digests = [entry.hash for entry in found.keys]
     if len(set(digests)) < len(digests):
         raise ConfigurationError(f"{path}: two entries have the same hash")

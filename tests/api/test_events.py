@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from tests.api.worker import working
 
 from pipeserve.events import Event, EventType, encode_body
 from pipeserve.runtime.follower import Follower, WokenFollower
-from pipeserve.runtime.ports import LogEntry, LogGap, RunView
-from pipeserve_api.lookup import JobLog
+from pipeserve.runtime.ports import EventLog, LogEntry, LogGap, RunView
+from pipeserve_api.lookup import JobLog, StoredLog
 from pipeserve_api.merged_log import MergedFrames
 from pipeserve_api.positions import Positions
 from pipeserve_api.services import Backend
@@ -231,18 +231,24 @@ async def test_a_log_that_can_not_be_read_does_not_leave_its_reader_waiting():
             await merged.next()
 
 
+class Watched(StoredLog):
+    """Says who reads it."""
+
+    def __init__(self, log: EventLog, job_id: str, followers: list[Follower]) -> None:
+        super().__init__(log, job_id)
+        self._followers = followers
+
+    @asynccontextmanager
+    async def follow(self, *, after: int) -> AsyncIterator[Follower]:
+        async with super().follow(after=after) as follower:
+            self._followers.append(follower)
+            yield follower
+
+
 async def test_many_logs_share_what_one_reader_may_hold(served: Served):
-    earlier = followers()  # what other tests have left lying about
     job_ids = await submitted(served, 100)
-    async with served.http.stream("GET", "/events", params={"job": job_ids}) as answer:
-        await anext(answer.aiter_lines())
-        await wait_until(lambda: len(followers(but=earlier)) == 100, "all are followed")
-        await wait_until(
-            lambda: sum(one.batch_bytes for one in followers(but=earlier)) < 1_000_000, "all take their share"
-        )
-        served.drain.begin()
-
-
-def followers(*, but: Sequence[Follower] = ()) -> list[Follower]:
-    """That are there now."""
-    return [held for held in gc.get_objects() if isinstance(held, Follower) and held not in but]
+    followers: list[Follower] = []
+    logs = [Watched(served.services.log, job_id, followers) for job_id in job_ids]
+    async with MergedFrames(job_ids, logs, Positions(job_ids), finished=frozenset(), types=None):
+        await wait_until(lambda: len(followers) == 100, "all are followed")
+        await wait_until(lambda: sum(one.batch_bytes for one in followers) < 1_000_000, "all take their share")

@@ -191,6 +191,11 @@ async def test_get_is_405_as_a_problem(served: Served):
     assert answer.headers["allow"] == "POST"
 
 
+async def test_a_405_names_every_method_that_the_path_takes(served: Served):
+    answer = await served.http.delete("/jobs/any")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PUT")
+
+
 # --- failures
 
 

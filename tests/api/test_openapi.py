@@ -173,7 +173,7 @@ async def test_every_way_to_submit_has_its_body_and_its_key(document: dict[str, 
         paths["/invoke/batch"]["post"],
         paths["/jobs/{job_id}/retry"]["post"],
     )
-    for operation, name in ((paths["/invoke"]["post"], "Invocation"), (put, "Invocation"), (batch, "Batch")):
+    for operation, name in ((paths["/invoke"]["post"], "Invocation"), (put, "BatchItem"), (batch, "Batch")):
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         assert schema == {"$ref": f"#/components/schemas/{name}"}
     assert "requestBody" not in again

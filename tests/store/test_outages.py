@@ -19,6 +19,7 @@ from pipeserve.errors import StaleAttemptError, StoreUnavailableError
 from pipeserve.events import event_type_of
 from pipeserve.jobs import JobStatus
 from pipeserve.runtime.ports import Admission, CacheGauges, LogEntry, LogGap, Renewal, RunView, Webhook, WebhookProgress
+from pipeserve.runtime.tasks import end_tasks
 from pipeserve.settings import StoreSettings
 from pipeserve.store import DeploymentStore, open_store
 from pipeserve.store.connection import Connection, connect
@@ -263,9 +264,7 @@ async def test_who_waits_for_a_connection_is_not_passed_by_those_who_come_later(
     for _ in range(20):
         await connection.call("PING")
     served = calls - before
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end_tasks(tasks)
     await connection.call("PING")  # those who were cancelled hold no connection
     await connection.aclose()
     assert served <= 20 * 3 + 3

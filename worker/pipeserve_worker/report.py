@@ -58,5 +58,5 @@ def read_line(line: bytes) -> tuple[Word, str] | None:
     word, _, text = line.decode(errors="replace").strip().partition(" ")
     try:
         return Word(word), str(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -16,6 +16,6 @@ router = APIRouter()
 @router.get("/asyncapi.json", include_in_schema=False)
 async def get_asyncapi(services: ServicesDep) -> Response:
     """The AsyncAPI document of this deployment."""
-    needs_key = services.settings.service.auth_key is not None
+    needs_key = services.settings.service.needs_key
     described = asyncapi.document(__version__, services.deployment, services.definition, needs_key=needs_key)
     return Response(orjson.dumps(described), media_type="application/json")

@@ -42,7 +42,8 @@ async def stream_jobs(
     wanted = wanted_types(types)
     job_ids = list(dict.fromkeys(job_id.lower() for job_id in job))
     # A browser that reconnects repeats the URL with its first position; the header is where it really is.
-    given = Positions.read(after if last_event_id is None else last_event_id, job_ids)
+    resumed, asked = Positions.read(last_event_id, job_ids), Positions.read(after, job_ids)
+    given = asked if resumed is None else resumed
     known_jobs = [await jobs.get(job_id) for job_id in job_ids]
     positions = given or Positions(job_ids)
     finished = frozenset(

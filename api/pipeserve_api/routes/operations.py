@@ -178,7 +178,7 @@ async def status(services: ServicesDep) -> Response:
 @router.put(
     "/status/drill",
     status_code=204,
-    responses=problems(422, 503),
+    responses=problems(400, 422, 503),
     summary="Tell the figures of a drill",
 )
 async def put_drill(report: DrillReport, services: ServicesDep) -> Response:

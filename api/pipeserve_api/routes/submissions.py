@@ -24,7 +24,7 @@ from pipeserve_api.idempotency import REPLAYED
 from pipeserve_api.job_spans import submitting
 from pipeserve_api.lookup import JobLookup
 from pipeserve_api.models import Accepted, BatchAccepted
-from pipeserve_api.openapi import BATCH_BODY, INVOCATION_BODY, KEY_HEADER, REPLAYED_HEADERS, problems
+from pipeserve_api.openapi import BATCH_BODY, JOB_BODY, KEY_HEADER, REPLAYED_HEADERS, problems
 from pipeserve_api.preferences import CallPreferences
 from pipeserve_api.problems import problem_response
 from pipeserve_api.services import Services
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
     status_code=202,
     response_model=Accepted,
     responses={202: REPLAYED_HEADERS, **problems(400, 413, 422, 429, 503)},
-    openapi_extra=INVOCATION_BODY,
+    openapi_extra=JOB_BODY,
     summary="Submit a job under an id of your own",
 )
 async def put_job(request: Request, job_id: str, services: ServicesDep) -> Response:

@@ -53,7 +53,7 @@ class JobToken(BaseModel):
 @router.post(
     "/jobs/{job_id}/token",
     response_model=JobToken,
-    responses=problems(403, 404, 422, 503),
+    responses=problems(400, 403, 404, 422, 503),
     summary="Make a token that reads a job",
 )
 async def make_token(

@@ -115,7 +115,7 @@ class _Record:
         return self._get("parameters", _object, None) if self._fields.get(b"keep_parameters") == b"1" else None
 
     def _webhook(self, stored: bytes) -> WebhookReport:
-        described: dict[str, Any] = from_json(stored)
+        described = _object(stored)
         return WebhookReport.model_validate(
             described
             | {

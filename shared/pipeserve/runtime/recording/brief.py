@@ -35,7 +35,10 @@ class Brief:
     @classmethod
     def decode(cls, job_id: str, data: bytes) -> Brief:
         """What :meth:`encode` made. Raises ValueError."""
-        return cls(job_id, [(row[0], row[1], row[2], row[3]) for row in orjson.loads(data)])
+        try:
+            return cls(job_id, [(row[0], row[1], row[2], row[3]) for row in orjson.loads(data)])
+        except (TypeError, LookupError) as error:
+            raise ValueError(f"not the events of a run in brief: {error}") from None
 
     def bodies(self, start: int = 0, stop: int | None = None) -> list[bytes]:
         """The encoded events from the one after number ``start`` to number ``stop``, as a log holds them."""

@@ -54,6 +54,7 @@ class ArtifactRef:
                 and is_media_type(ref.media_type)
                 and _DIGEST.fullmatch(ref.sha256)
                 and ref.size >= 0
+                and [type(getattr(ref, name)) for name in ("size", "href", "missing")] == [int, str, bool]
             )
         except TypeError:
             return None
