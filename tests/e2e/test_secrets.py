@@ -1,4 +1,4 @@
-"""A secret stands in every setting that has one, the log says all it can, and nothing that comes out has any of them."""
+"""Each setting with a secret has one, the log says all it can, and nothing that comes out has any of them."""
 
 from __future__ import annotations
 

@@ -63,11 +63,6 @@ def echo(value: JsonValue):
 
 
 @step
-def back_text(value: str) -> Annotated[str, "value"]:
-    return value
-
-
-@step
 def talk(lines: int) -> int:
     for line in range(lines):
         emit(line)

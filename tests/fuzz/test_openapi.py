@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 EXAMPLES = os.environ.get("PIPESERVE_FUZZ_EXAMPLES")
 """For each operation and phase; not set: a few, and the same ones each time."""
-OWN = "positive_data_acceptance,negative_data_rejection"
+OWN = "not_a_server_error,positive_data_acceptance,negative_data_rejection"
 """Which checks ``schemathesis_hooks`` has in its own form."""
 KEY = "a-key-that-only-this-test-has-0123456789"
 

@@ -167,7 +167,7 @@ def parse_event(data: str) -> Event:
     """One event of a stream. Raises UnexpectedReplyError."""
     try:
         return decode(data)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UnexpectedReplyError(f"the stream sent something that is no event: {error}") from None
 
 

@@ -18,6 +18,8 @@ from pipeserve.errors import Problem, ProblemError, error_from_problem
 
 REPLY_SECONDS = 30.0
 """How long the service may take for an answer, beyond what it was told to wait for a job."""
+_RETRY_DIGITS = 9
+"""Of seconds in a ``Retry-After``: more are no time, and enough of them are infinite."""
 JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
@@ -79,7 +81,7 @@ def error_of(reply: Reply) -> ProblemError | ClientError:
 def retry_after(reply: Reply) -> float | None:
     """Seconds after which the service wants to be asked again."""
     value = reply.headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() else None
+    return float(value) if value.isascii() and value.isdigit() and len(value) <= _RETRY_DIGITS else None
 
 
 def unreachable(url: str, cause: Exception, *, job_id: str | None = None) -> UnreachableError:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_RETRY_DIGITS = 9
+"""Of milliseconds, 11 days: whoever says more means no time, and it might be more than a float can hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -51,7 +54,7 @@ class SseParser:
                 self._data.append(value)
             case "id" if "\0" not in value:
                 self._id = value
-            case "retry" if value.isascii() and value.isdigit():
+            case "retry" if value.isascii() and value.isdigit() and len(value) <= _RETRY_DIGITS:
                 self.retry = int(value) / 1000
             case _:  # a comment (no name) or a field of a later standard
                 pass
