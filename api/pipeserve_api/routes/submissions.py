@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +31,7 @@ from pipeserve_api.services import Services
 from pipeserve_api.submission import lane_of, new_job
 
 router = APIRouter(tags=["jobs"])
+OwnJobId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
 _AT_A_STRETCH = 20  # items that are validated before others on this loop get a turn
 _NOBODY = 499  # never sent: the caller left before it had sent its request
 
@@ -45,7 +46,7 @@ _log = logging.getLogger(__name__)
     openapi_extra=JOB_BODY,
     summary="Submit a job under an id of your own",
 )
-async def put_job(request: Request, job_id: str, services: ServicesDep) -> Response:
+async def put_job(request: Request, job_id: OwnJobId, services: ServicesDep) -> Response:
     """As an asynchronous ``POST /invoke``. The id, a UUID, is the key: the same request again is the same job."""
     if not is_job_id(job_id):
         detail = "the id must be a UUID, such as 0199c0de-0000-7000-8000-000000000000"
