@@ -11,16 +11,15 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from tests.own_loop import on_own_loop
 
 from pipeserve.jobs import JobStatus
 from pipeserve.settings import StoreSettings
@@ -49,29 +48,8 @@ async def wait_until(
 @contextlib.contextmanager
 def embedded_valkey(data_dir: Path) -> Iterator[str]:
     """The URL of an embedded Valkey that lives on a thread's event loop, whatever loops the tests use."""
-    url: Future[str] = Future()
-    stop = threading.Event()
-
-    async def run() -> None:
-        async with start_embedded(data_dir) as address:
-            url.set_result(address)
-            await asyncio.to_thread(stop.wait)
-
-    def main() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            if url.done():
-                raise
-            url.set_exception(error)
-
-    thread = threading.Thread(target=main, name="test-valkey")
-    thread.start()
-    try:
-        yield url.result(timeout=30)
-    finally:
-        stop.set()
-        thread.join(timeout=30)
+    with on_own_loop(lambda: start_embedded(data_dir), name="test-valkey") as url:
+        yield url
 
 
 @pytest.fixture

@@ -86,14 +86,9 @@ _INVOKE_FAILURES = (400, 409, 413, 422, 429, 500, 503, 504)
 def problems(*statuses: int, own_words: bool = False) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that can fail with these statuses; ``own_words``: and as a step's author says."""
     known: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM} for status in statuses
+        str(status): {"description": HTTPStatus(status).phrase, "content": _PROBLEM} for status in statuses
     }
     return known | {"default": _OWN_WORDS} if own_words else known
-
-
-def problems_by_name(*statuses: int, own_words: bool = False) -> dict[str, Any]:
-    """The same as it stands in a document, where keys are text."""
-    return {str(status): response for status, response in problems(*statuses, own_words=own_words).items()}
 
 
 def describe(app: FastAPI, deployment: Deployment, definition: PipelineDefinition, *, needs_key: bool) -> None:
@@ -129,7 +124,7 @@ def _may_be_refused(paths: dict[str, Any]) -> None:
     for path, operations in paths.items():
         if path not in _OPEN_PATHS:
             for operation in operations.values():
-                operation["responses"] = problems_by_name(403, 429) | operation["responses"]
+                operation["responses"] = problems(403, 429) | operation["responses"]
 
 
 def security_schemes() -> dict[str, Any]:
@@ -145,7 +140,7 @@ def _require_key(document: dict[str, Any]) -> None:
             if path in _OPEN_PATHS:
                 operation["security"] = []
                 continue
-            operation["responses"]["401"] = problems(401)[401]
+            operation["responses"]["401"] = problems(401)["401"]
             if method == "get" and path.startswith(_FOR_TOKENS):
                 operation["security"] = [*document["security"], *({name: []} for name in _TOKEN_SCHEME)]
 
@@ -155,7 +150,7 @@ def _replace_validation_errors(paths: dict[str, Any], schemas: dict[str, Any]) -
     for path in paths.values():
         for operation in path.values():
             if "422" in operation["responses"]:
-                operation["responses"]["422"] = problems(422)[422]
+                operation["responses"]["422"] = problems(422)["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
 
@@ -231,7 +226,7 @@ def _invoke(schemas: dict[str, Any], deployment: Deployment, definition: Pipelin
                 **REPLAYED_HEADERS,
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model="Accepted")}}},
             },
-            **problems_by_name(*_INVOKE_FAILURES, own_words=True),
+            **problems(*_INVOKE_FAILURES, own_words=True),
         },
     }
 

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeserve.runtime.tracing import Attribute, Tracing
 from pipeserve_api.hand_over import handed_over
+from pipeserve_api.paths import path_parts
 from pipeserve_api.request_figures import METHODS, UNKNOWN, route_of
 
 _UNTRACED = frozenset({"health", "metrics"})
@@ -26,7 +27,7 @@ class RequestSpansMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"].removeprefix("/").partition("/")[0] not in _UNTRACED:
+        if scope["type"] == "http" and path_parts(scope)[0] not in _UNTRACED:
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
             # No span: it may be open for days. What its client starts belongs to what the handshake came from.

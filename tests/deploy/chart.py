@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.deploy.tools import needed
+from tests.programs import needed
 from tests.service import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "pipeserve"
@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    program = needed("helm", "PIPESERVE_HELM", "https://helm.sh/docs/intro/install")
+    program = needed("helm", "https://helm.sh/docs/intro/install", variable="PIPESERVE_HELM")
     command = [program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 

@@ -24,8 +24,8 @@ import pytest
 import yaml
 from tests.deploy.chart import CHART, EVERYTHING, MINIMAL, NAMESPACE, VALUES, Object, helm, render, template
 from tests.deploy.test_monitoring import RULES, samples, used
-from tests.deploy.tools import variables
 from tests.service import ROOT, free_port
+from tests.variables import settings_by_variable
 
 SCHEMA = orjson.loads((CHART / "values.schema.json").read_bytes())
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -158,7 +158,7 @@ def branches(values: Object, schema: Object, place: str = "") -> Iterator[tuple[
 @variants
 def test_every_variable_is_one_that_pipeserve_reads(file: Path, settings: tuple[str, ...]) -> None:
     rendered = render(file, *settings)
-    known = variables()
+    known = set(settings_by_variable())
     for component in ("api", "worker"):
         names = set(rendered.environment(component)) - {"MODEL"}  # that one is the pipeline's
         assert names <= known, names - known
@@ -167,7 +167,7 @@ def test_every_variable_is_one_that_pipeserve_reads(file: Path, settings: tuple[
 
 def test_the_schema_names_every_setting_that_has_no_value_of_its_own() -> None:
     named = set(SCHEMA["properties"]["settings"]["properties"])
-    assert named == variables() - OWNED - UNUSED | STANDARD
+    assert named == set(settings_by_variable()) - OWNED - UNUSED | STANDARD
     rendered = render(EVERYTHING)
     assert set(rendered.environment("api")) | set(rendered.environment("worker")) >= OWNED - {
         "ZENML_PIPELINE_DEPLOYMENT_ID"  # from the file that the pod made

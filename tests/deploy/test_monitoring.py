@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from tests.api.harness import serving, wait_until
 from tests.api.pipelines import shout
+from tests.programs import needed
 from tests.service import ROOT
-from tests.streams.nginx import needed
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = orjson.loads((ROOT / "deploy" / "grafana" / "dashboards" / "pipeserve.json").read_bytes())
@@ -113,7 +112,7 @@ def test_every_runbook_has_its_alert() -> None:
 
 
 def test_prometheus_takes_its_files(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool") or needed("promtool")
+    promtool = needed("promtool", "apt-get install prometheus")
     for name in ("prometheus.yml", "rules.yml"):
         text = (PROMETHEUS / name).read_text().replace("/etc/prometheus/", f"{tmp_path}/")
         (tmp_path / name).write_text(text)
@@ -124,7 +123,7 @@ def test_prometheus_takes_its_files(tmp_path: Path) -> None:
 
 
 def test_alerts_are_raised_once_whatever_the_number_of_processes() -> None:
-    promtool = shutil.which("promtool") or needed("promtool")
+    promtool = needed("promtool", "apt-get install prometheus")
     command = [promtool, "test", "rules", str(Path(__file__).with_name("alerts.yml"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.deploy.tools import needed, variables
+from tests.programs import needed
 from tests.service import ROOT
+from tests.variables import settings_by_variable
 
 FOLDER = ROOT / "deploy" / "systemd"
 SERVICES = ("api", "deploy", "worker")
@@ -27,7 +28,7 @@ services = pytest.mark.parametrize("name", SERVICES)
 
 
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = needed("systemd-analyze", "PIPESERVE_SYSTEMD_ANALYZE", "apt-get install systemd")
+    program = needed("systemd-analyze", "apt-get install systemd", variable="PIPESERVE_SYSTEMD_ANALYZE")
     command = [program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -91,7 +92,7 @@ def test_all_services_are_shut_in_alike() -> None:
 
 @services
 def test_every_variable_is_one_that_something_reads(name: str) -> None:
-    known = variables() | OF_OTHERS
+    known = set(settings_by_variable()) | OF_OTHERS
     assert set(environment(name)) <= known, set(environment(name)) - known
     assert ("EnvironmentFile", "/etc/pipeserve/pipeserve.env") in lines(unit(name))
 
@@ -177,4 +178,5 @@ def test_the_page_copies_every_file_that_is_there() -> None:
         assert f"deploy/systemd/{pattern}" in PAGE
     named = set(re.findall(r"`(\w+)=", PAGE)) | set(re.findall(r"^(\w+)=", PAGE, re.MULTILINE))
     written = {key for path in FOLDER.glob("*.service") for key, _ in lines(path)}
-    assert named - variables() <= written | {"ReadWritePaths", "MemoryDenyWriteExecute"}, named - variables() - written
+    others = named - set(settings_by_variable())
+    assert others <= written | {"ReadWritePaths", "MemoryDenyWriteExecute"}, others - written

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic_settings import BaseSettings
+from tests.variables import settings_by_variable
 
-from pipeserve import errors, settings
+from pipeserve import errors
 from pipeserve.events import EventType
 from pipeserve.jobs import JobStatus
 from pipeserve.sdk.target import load_target
@@ -19,20 +18,6 @@ from pipeserve.sdk.target import load_target
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "examples" / "README.md"])
-
-
-def settings_by_variable() -> dict[str, object]:
-    """Every variable of ``pipeserve.settings`` with its default; ``...`` where a function makes it."""
-    models = [
-        model
-        for _, model in inspect.getmembers(settings, inspect.isclass)
-        if issubclass(model, BaseSettings) and model.__module__ == settings.__name__
-    ]
-    return {
-        str(field.alias): ... if field.default_factory is not None else field.default
-        for model in models
-        for field in model.model_fields.values()
-    }
 
 
 def shown(default: object) -> str:

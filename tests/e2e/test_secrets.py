@@ -65,8 +65,7 @@ def test_what_a_service_says_has_no_secret_of_its_settings(serve: ServeFixture, 
     with serve(target, workers=1, **environment) as service:
         said = list(answers(service.url))
         tokens = [answer.json()["token"] for answer in said if answer.url.path.endswith("/token")]
-        log = service.log
-    log = service.log or log
+    log = service.log  # to its end
     assert len(tokens) == 1
     assert "level=debug" in log
     assert "event=request" in log

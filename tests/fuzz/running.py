@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from tests.api.harness import Served, serving
 from tests.api.worker import working
+from tests.own_loop import on_own_loop
 
 from pipeserve.sdk.pipeline import Pipeline
 from pipeserve.settings import StoreSettings
@@ -66,10 +65,9 @@ def running(
     pipeline: Pipeline[..., Any], store_url: str, *, service: dict[str, Any] | None = None
 ) -> Iterator[Running]:
     """A service over the store at ``store_url`` with a worker, until the block ends."""
-    opened: Future[Running] = Future()
-    stop = threading.Event()
 
-    async def run() -> None:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Running]:
         settings = StoreSettings.from_environment(redis_url=store_url, lease_seconds=60)
         async with (
             open_store(settings) as store,
@@ -77,22 +75,7 @@ def running(
             serving(pipeline, backend=backend, service=service) as served,
             working(served),
         ):
-            opened.set_result(Running(asyncio.get_running_loop(), served))
-            await asyncio.to_thread(stop.wait)
+            yield Running(asyncio.get_running_loop(), served)
 
-    def main() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-
-    thread = threading.Thread(target=main, name="fuzzed-service")
-    thread.start()
-    try:
-        yield opened.result(timeout=30)
-    finally:
-        stop.set()
-        thread.join(timeout=30)
-        assert not thread.is_alive(), "the service did not stop"
+    with on_own_loop(opened, name="fuzzed-service") as found:
+        yield found

@@ -15,8 +15,8 @@ from schemathesis.specs.openapi import checks
 
 LONGEST_WAIT = 0.5
 
-# An invocation that fits the schema and is refused all the same, for what only the service can know.
-_OF_THE_SERVICES_OWN = frozenset({"/events", "/stream/{job_id}", "/jobs"})  # a position or cursor that it did not give
+_OF_THE_SERVICES_OWN = frozenset({"/events", "/stream/{job_id}", "/jobs"})
+"""They take a position or a cursor, and refuse one that the service did not give though it fits the schema."""
 
 
 @schemathesis.hook
@@ -30,12 +30,9 @@ def map_query(_context: HookContext, query: Any) -> Any:
 @schemathesis.hook
 def map_body(_context: HookContext, body: Any) -> Any:
     """Jobs are due at once."""
-    if isinstance(body, dict) and isinstance(body.get("run_at"), str):
-        body = body | {"run_at": None}
     if isinstance(body, dict) and isinstance(body.get("items"), list):
-        items = [_due(item) for item in body["items"]]
-        body = body | {"items": items}
-    return body
+        return body | {"items": [_due(item) for item in body["items"]]}
+    return _due(body)
 
 
 def _due(item: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.contracts.stores import NO_VIEW, new_job, outcome
+from tests.programs import missing
 from tests.store.servers import Server
 from tests.store_fixtures import wait_until
 
@@ -53,10 +53,7 @@ def clock(short_dir: Path) -> Clock:
         *Path("/usr/lib").glob("faketime/libfaketimeMT.so.1"),
     ]
     if not found or not sys.platform.startswith("linux"):
-        reason = "libfaketime is not installed (apt-get install faketime)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("libfaketime is not installed (apt-get install faketime)")
     return Clock(found[0], short_dir / "clock")
 
 

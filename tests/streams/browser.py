@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from playwright.async_api import Browser as Chromium
 from playwright.async_api import Page as Tab
 from playwright.async_api import Request, async_playwright
-from tests.streams.nginx import needed
+from tests.programs import needed
 
 T = TypeVar("T")
 PATIENCE = 20_000.0
@@ -82,7 +82,7 @@ class Browser:
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
-    path = needed("chromium")
+    path = needed("chromium", "apt-get install chromium")
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="browser")
     thread.start()

@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 import orjson
-import pytest
+from tests.programs import needed
 from tests.service import ROOT, free_port
 from tests.worker.harness import eventually
 
@@ -24,19 +24,6 @@ from pipeserve.parent import preexec_die_with_parent
 CONFIGURATION = ROOT / "deploy" / "nginx" / "nginx.conf"
 REPLICA = "server api:8001 "
 """How the line begins that names them."""
-
-
-def needed(program: str) -> str:
-    """Where it is. Without it the test is skipped, or fails where ``CI`` is set: there none is left out unnoticed."""
-    # Debian keeps servers where only root's PATH looks.
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin")
-    return path or _missing(f"{program} is not installed (apt-get install chromium nginx-light curl)")
-
-
-def _missing(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ def configuration(folder: Path, port: int, replicas: Sequence[str]) -> str:
 @contextlib.asynccontextmanager
 async def nginx(replicas: Sequence[str]) -> AsyncIterator[Proxy]:
     """nginx before these two API processes, once it passes requests on."""
-    program = needed("nginx")
+    program = needed("nginx", "apt-get install nginx-light")
     nobody = "nobody" if os.getuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="ps-nginx-"))
     if nobody is not None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 import pytest_asyncio
-from tests.streams.nginx import needed
+from tests.programs import needed
 from tests.streams.site import Site, Told, running_site
 from tests.worker.harness import eventually
 
@@ -30,7 +30,7 @@ async def site() -> AsyncIterator[Site]:
 async def curl(*arguments: str) -> AsyncIterator[asyncio.StreamReader]:
     """What ``curl`` prints, while it runs. It has to end by itself, and well."""
     process = await asyncio.create_subprocess_exec(
-        needed("curl"), "--silent", "--show-error", *arguments, stdout=asyncio.subprocess.PIPE
+        needed("curl", "apt-get install curl"), "--silent", "--show-error", *arguments, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
