@@ -70,21 +70,25 @@ class _Connection(asyncio.Protocol):
         self._transport.close()
 
 
-def _request(body: bytes) -> bytes:
+def _request(body: bytes, headers: bytes) -> bytes:
     return (
-        b"POST /invoke HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        b"POST /invoke HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n%b"
+        b"Content-Length: %d\r\n\r\n%b" % (headers, len(body), body)
     )
 
 
-async def load(port: int, body: bytes | Sequence[bytes], *, seconds: float, connections: int) -> Load:
+async def load(
+    port: int, body: bytes | Sequence[bytes], *, seconds: float, connections: int, headers: bytes = b""
+) -> Load:
     """POST ``body`` to ``/invoke`` over and over; of several each in turn, dealt out to the connections.
+
+    ``headers``: further ones, each with its line's end.
 
     Raises RuntimeError with the reply of the first failed request.
     """
     loop = asyncio.get_running_loop()
     bodies = [body] if isinstance(body, bytes) else body
-    requests = {text: _request(text) for text in set(bodies)}
+    requests = {text: _request(text, headers) for text in set(bodies)}
     hands = [[requests[text] for text in bodies[at % len(bodies) :: connections]] for at in range(connections)]
     started = time.perf_counter()
     futures = [loop.create_future() for _ in range(connections)]

@@ -25,7 +25,7 @@ async def main() -> None:
         await measure(found, bodies, rounds=ROUNDS, seconds=SECONDS, connections=CALLERS)
         base = found["one at a time"].best
         for name, contender in found.items():
-            alone = {name: type(contender)(contender.port)}
+            alone = {name: type(contender)(contender.port, contender.process)}
             await measure(alone, bodies, rounds=1, seconds=SECONDS / 2, connections=1)
             rows.append(
                 (

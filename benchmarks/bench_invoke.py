@@ -15,17 +15,12 @@ import uvloop
 
 from benchmarks._load import load
 from benchmarks._machine import deployed, free_port, listens, own_store, percentile, process, table, wait_for
+from benchmarks._serve import cpu_seconds
 
 ROUNDS = 3
 SECONDS = 1.5
 CONNECTIONS = 8
 BODY = orjson.dumps({"parameters": {"text": "the quick brown fox jumps over the lazy dog " * 4}})
-
-
-def cpu_seconds(server: psutil.Process) -> float:
-    """CPU time of the server so far."""
-    times = server.cpu_times()
-    return times.user + times.system
 
 
 async def main() -> None:
