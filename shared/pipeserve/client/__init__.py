@@ -7,6 +7,7 @@ from pipeserve.client.errors import ClientError, UnexpectedReplyError, Unreachab
 from pipeserve.client.job import Job
 from pipeserve.client.log_line import LogLine
 from pipeserve.client.result import Result
+from pipeserve.client.visualization import Visualization
 
 __all__ = [
     "AsyncClient",
@@ -18,4 +19,5 @@ __all__ = [
     "Result",
     "UnexpectedReplyError",
     "UnreachableError",
+    "Visualization",
 ]

@@ -19,6 +19,7 @@ from pipeserve.client._calls import (
 from pipeserve.client._http import AsyncHttp
 from pipeserve.client._jobs import JobSearch
 from pipeserve.client._options import Options
+from pipeserve.client._service import info_request, parse_info
 from pipeserve.client.async_job import AsyncJob
 from pipeserve.client.result import Result
 from pipeserve.errors import ProblemError
@@ -127,6 +128,10 @@ class AsyncClient:
         while not search.done:
             for job in search.page(await self._http.send(search.request())):
                 yield job
+
+    async def info(self) -> dict[str, Any]:
+        """What is deployed: ``pipeline`` (name, steps, schemas, …), ``deployment`` and the service's ``version``."""
+        return parse_info(await self._http.send(info_request()))
 
     async def close(self) -> None:
         """Close the connections, also those of clients made by :meth:`with_options`."""

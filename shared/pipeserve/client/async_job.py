@@ -9,6 +9,13 @@ from typing import Any
 
 import httpx
 
+from pipeserve.client._files import (
+    artifact_request,
+    parse_bytes,
+    parse_visualizations,
+    visualization_request,
+    visualizations_request,
+)
 from pipeserve.client._follow import EventFollower
 from pipeserve.client._http import AsyncHttp
 from pipeserve.client._jobs import (
@@ -29,6 +36,7 @@ from pipeserve.client._protocol import Reply
 from pipeserve.client.errors import UnreachableError
 from pipeserve.client.log_line import LogLine
 from pipeserve.client.result import Result
+from pipeserve.client.visualization import Visualization
 from pipeserve.events import Event
 from pipeserve.jobs import Job as JobRecord
 from pipeserve.jobs import JobStatus
@@ -85,6 +93,18 @@ class AsyncJob:
     async def explain(self) -> dict[str, Any]:
         """Where the job's time went: ``summary``, sentences for people, and figures."""
         return parse_explain(await self._http.send(explain_request(self.job_id)))
+
+    async def visualizations(self) -> list[Visualization]:
+        """What the job's steps have shown so far, in the order in which they drew it."""
+        return parse_visualizations(await self._http.send(visualizations_request(self.job_id)))
+
+    async def visualization(self, index: int) -> bytes:
+        """One of :meth:`visualizations`, by its ``index``."""
+        return parse_bytes(await self._http.send(visualization_request(self.job_id, index)))
+
+    async def artifact(self, name: str) -> bytes:
+        """An output that is too large for the job's record, whose ``$artifact`` has this ``name``."""
+        return parse_bytes(await self._http.send(artifact_request(self.job_id, name)))
 
     async def wait(self, timeout: float | None = None) -> JobRecord:
         """The job's record once it has ended, however it ended. Raises TimeoutError after ``timeout`` seconds."""

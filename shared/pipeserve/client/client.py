@@ -19,6 +19,7 @@ from pipeserve.client._calls import (
 from pipeserve.client._http import Http
 from pipeserve.client._jobs import JobSearch
 from pipeserve.client._options import Options
+from pipeserve.client._service import info_request, parse_info
 from pipeserve.client.job import Job
 from pipeserve.client.result import Result
 from pipeserve.errors import ProblemError
@@ -125,6 +126,10 @@ class Client:
         search = JobSearch(status=status, code=code, labels=labels, limit=limit)
         while not search.done:
             yield from search.page(self._http.send(search.request()))
+
+    def info(self) -> dict[str, Any]:
+        """What is deployed: ``pipeline`` (name, steps, schemas, …), ``deployment`` and the service's ``version``."""
+        return parse_info(self._http.send(info_request()))
 
     def close(self) -> None:
         """Close the connections, also those of clients made by :meth:`with_options`."""
