@@ -187,6 +187,16 @@ class ArtifactSettings(_Settings):
         return str(data_dir.absolute() / "artifacts") if self.url is None else self.url
 
 
+def is_loopback(host: str) -> bool:
+    """Whether no other machine can reach what listens on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or every address: "", "*"
+        return False
+
+
 class ServiceSettings(_Settings):
     """The HTTP front end."""
 
@@ -257,12 +267,7 @@ class ServiceSettings(_Settings):
     @property
     def listens_on_loopback(self) -> bool:
         """Whether no other machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name, or every address: "", "*"
-            return False
+        return is_loopback(self.host)
 
     @property
     def open_to_its_machine(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeserve.cli import deploy, foreground, invoke, jobs, keys, serve
+from pipeserve.cli import deploy, foreground, invoke, jobs, keys, mcp, serve
 from pipeserve.cli import run as running
 from pipeserve.errors import (
     BadRequestError,
@@ -76,6 +76,7 @@ def build_app() -> typer.Typer:
     app.command()(deploy.deployments)
     app.command()(foreground.api)
     app.command()(foreground.worker)
+    app.command()(mcp.mcp)
     app.command()(version)
     return app
 
