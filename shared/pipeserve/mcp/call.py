@@ -1,4 +1,4 @@
-"""One call of the pipeline: a job that is submitted, followed to its end, and canceled if its caller wants no more of it.
+"""One call of the pipeline: a job that is submitted, followed to its end, and canceled if its caller gives up.
 
 The job lives in the service. Its caller's connection may break, and this process may end: only a cancel stops it.
 """

@@ -1,4 +1,4 @@
-"""What the service serves at this moment, as its ``/info`` tells it. It may be another pipeline after a redeployment."""
+"""What the service serves at this moment, as its ``/info`` tells it. A redeployment may change it."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from mcp_types import LoggingLevel, LoggingMessageNotification, LoggingMessageNo
 from pipeserve.events import Event, EventType
 
 _STEP_ENDS = frozenset({EventType.STEP_COMPLETED, EventType.STEP_FAILED})
+_WHOLE = 100.0
 _NUDGE = 0.001
 """Percent. MCP asks that progress grows with each notification, also with one that only names another step."""
 _PAUSE = 0.05
@@ -63,7 +64,7 @@ class Reporter:
                 pass
 
     def _step(self, event: Event) -> None:
-        name = event.step_name or "?"
+        name, self._note = event.step_name or "?", None
         if event.event_type in _STEP_ENDS:
             self._running.pop(name, None)
             self._completed += event.event_type is EventType.STEP_COMPLETED
@@ -87,14 +88,16 @@ class Reporter:
             if value <= before:
                 if message == said:
                     return
-                value = before + _NUDGE
+                value = round(before + _NUDGE, 3)
+            if self._total and value > _WHOLE:
+                return
         self._said, self._said_at = (value, message), now
-        await self._context.session.report_progress(value, 100.0 if self._total else None, message)
+        await self._context.session.report_progress(value, _WHOLE if self._total else None, message)
 
     def _value(self) -> float:
         if not self._total:
             return float(self._completed)
-        return max(self._percent, min(100.0, round(100.0 * self._completed / self._total, 1)))
+        return max(self._percent, min(_WHOLE, round(_WHOLE * self._completed / self._total, 1)))
 
     def _message(self) -> str:
         done = f"{self._completed} of {self._total} steps" if self._total else f"{self._completed} steps done"

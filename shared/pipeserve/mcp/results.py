@@ -82,16 +82,18 @@ def _select(result: Result) -> tuple[dict[str, Any], list[str], list[ContentBloc
 
 def artifact_of(value: Any) -> dict[str, Any] | None:
     """What ``value`` says of an artifact, if it stands for one."""
-    if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["$artifact"]:
-        artifact: Any = value["$artifact"]
-        if isinstance(artifact, dict) and {"name", "size", "media_type"} <= artifact.keys():  # pyright: ignore[reportUnknownMemberType]  # JSON
-            return cast("dict[str, Any]", artifact)
-    return None
+    if not isinstance(value, dict) or len(cast("dict[str, Any]", value)) != 1:
+        return None
+    artifact = cast("dict[str, Any]", value).get("$artifact")
+    if not isinstance(artifact, dict):
+        return None
+    told = cast("dict[str, Any]", artifact)
+    return told if {"name", "size", "media_type"} <= told.keys() else None
 
 
 def _misfits(outputs: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     """The outputs that do not keep to the schema: a client would refuse the whole result for one of them."""
-    errors = cast("list[Any]", list(Draft202012Validator(schema).iter_errors(outputs)))  # pyright: ignore[reportUnknownMemberType]  # no types
+    errors: list[Any] = list(Draft202012Validator(schema).iter_errors(outputs))  # pyright: ignore[reportUnknownMemberType]  # no types
     return sorted({str(error.absolute_path[0]) for error in errors if error.absolute_path})
 
 

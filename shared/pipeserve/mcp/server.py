@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from mcp.server.context import ServerRequestContext
@@ -59,8 +60,6 @@ class PipelineServer(Server[dict[str, Any]]):
     """Shows what the service behind ``client`` serves. ``jobs``: with the tools for jobs."""
 
     def __init__(self, client: AsyncClient, leaving: Leaving, *, jobs: bool) -> None:
-        from pipeserve import __version__
-
         self._client = client
         self._leaving = leaving
         self._jobs = jobs
@@ -69,7 +68,7 @@ class PipelineServer(Server[dict[str, Any]]):
         self._known: str | None = None
         super().__init__(
             "pipeserve",
-            version=__version__,
+            version=version("pipeserve"),
             instructions=INSTRUCTIONS,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,

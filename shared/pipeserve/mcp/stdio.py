@@ -21,7 +21,8 @@ async def serve_stdio(client: AsyncClient, *, jobs: bool) -> None:
     leaving = Leaving()
     server = PipelineServer(client, leaving, jobs=jobs)
     async with stdio_server() as (incoming, outgoing):
-        await server.run(_Input(incoming, leaving), outgoing, server.create_initialization_options())
+        watched: Any = _Input(incoming, leaving)  # the SDK's protocol for it is private
+        await server.run(watched, outgoing, server.create_initialization_options())
 
 
 class _Input:
