@@ -7,7 +7,7 @@ import logging
 import struct
 import zlib
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BaseModel, Field
 
@@ -120,3 +120,13 @@ async def wait(seconds: float) -> float:
 @pipeline
 def waiting(seconds: float = 3600.0):
     return wait(seconds)
+
+
+@step
+def lies(text: str) -> int:
+    return cast("int", text)
+
+
+@pipeline
+def lying():
+    return {"count": lies("three"), "text": long(2)}

@@ -11,7 +11,7 @@ import pytest
 from mcp.shared.exceptions import MCPDeprecationWarning
 from tests.api.pipelines import shout
 from tests.mcp.harness import ERAS, agent_by, agent_on_stdio, served_with_worker, text_of
-from tests.mcp.pipelines import a_png, drawing, failing, greet, two_steps, two_texts
+from tests.mcp.pipelines import a_png, drawing, failing, greet, lying, two_steps, two_texts
 from tests.service import ServeFixture
 
 pytestmark = pytest.mark.e2e
@@ -142,3 +142,10 @@ async def test_an_output_that_is_kept_as_a_file_is_a_link_to_it(serve: ServeFixt
             assert "/artifacts/" in link.uri
             assert link.size == 100_002
             assert len(base64.b64decode((await agent.read(link.uri)).blob)) == 100_002
+
+
+async def test_an_output_that_breaks_its_declared_form_does_not_spoil_the_others(tmp_path: Path) -> None:
+    async with served_with_worker(lying) as served, agent_on_stdio(tmp_path, "--url", served.url) as agent:
+        result = await agent.call("lying")
+    assert result.structured_content == {"text": "xx"}
+    assert "Output 'count' is not of its declared form: \"three\"" in text_of(result)
