@@ -150,6 +150,17 @@ async def test_without_a_service_the_tools_are_an_error_and_they_are_there_once_
     assert "no answer from http://127.0.0.1:9" in (tmp_path / "errors").read_text()
 
 
+async def test_a_call_that_loses_sight_of_its_job_says_where_to_find_it(service: CannedService, tmp_path: Path) -> None:
+    service.answer("GET /info", info("lost", "1"))
+    service.answer("POST /invoke", canned({"job_id": "j", "status": "pending"}, 202))
+    service.answer("GET /stream/j", canned({"a": "proxy's page"}))
+    async with agent_on_stdio(tmp_path, "--url", service.url) as agent:
+        result = await agent.call("lost")
+    assert result.is_error
+    assert "unexpected_reply" in text_of(result)
+    assert "job://j/result" in text_of(result)
+
+
 # The tools for jobs
 
 

@@ -48,7 +48,7 @@ class PipelineCall:
             self._job = await self._client.submit(arguments)
             return await self._follow(self._job)
         except PipeserveError as error:
-            return failed(error)
+            return failed(error, job_id=None if self._job is None else self._job.job_id)
         except anyio.get_cancelled_exc_class():
             if not self._leaving():
                 with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(PipeserveError):

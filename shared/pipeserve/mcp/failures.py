@@ -6,11 +6,15 @@ from mcp_types import CallToolResult, TextContent
 
 from pipeserve.client import ClientError
 from pipeserve.errors import PipeserveError, ProblemError
+from pipeserve.mcp.addresses import job_uri
 
 
-def failed(error: PipeserveError) -> CallToolResult:
-    """The result that says what went wrong."""
-    return CallToolResult(content=[TextContent(text=describe(error))], is_error=True)
+def failed(error: PipeserveError, *, job_id: str | None = None) -> CallToolResult:
+    """The result that says what went wrong. ``job_id``: the job that had been submitted."""
+    lines = [describe(error)]
+    if job_id is not None and not isinstance(error, ProblemError):  # it has lost sight of the job, which goes on
+        lines.append(f"The job may go on all the same: see {job_uri(job_id)} and {job_uri(job_id, 'result')}")
+    return CallToolResult(content=[TextContent(text="\n".join(lines))], is_error=True)
 
 
 def describe(error: PipeserveError) -> str:
