@@ -40,10 +40,11 @@ async def server_sent(url: str, job_id: str, after: int, types: str | None) -> A
     async with (
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as http,
         aconnect_sse(http, "GET", f"/stream/{job_id}", params=params) as source,
+        aclosing(source.aiter_sse()) as messages,
     ):
         if source.response.status_code == 204:
             return
-        async for message in source.aiter_sse():
+        async for message in messages:
             if message.event == "gap":
                 raise _gap(message.json())
             if message.data:  # a terminal event that was not wanted is told by its id alone
@@ -57,10 +58,11 @@ async def many_jobs(url: str, job_id: str, after: int, types: str | None) -> Asy
     async with (
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as http,
         aconnect_sse(http, "GET", "/events", params=params) as source,
+        aclosing(source.aiter_sse()) as messages,
     ):
         if source.response.status_code == 204:
             return
-        async for message in source.aiter_sse():
+        async for message in messages:
             if message.event == "gap":
                 raise _gap(message.json())
             if message.data:
