@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, assert_type
 
 from pipeserve import Batch, Cache, Pipeline, Retry, Step, Stream, Streamed, pipeline, step
+from pipeserve.client import AsyncClient, Client, Result
+from pipeserve.errors import PipeserveError
 
 
 @dataclass
@@ -150,3 +152,21 @@ as_streaming_step: Step[[str], Stream[str]] = tokens
 as_batched_step: Step[[str], int] = lengths
 as_async_batched_step: Step[[str, float], Coroutine[Any, Any, list[float]]] = vectors
 as_pipeline: Pipeline[..., Any] = stream_pipeline
+
+
+def called(client: Client) -> None:
+    assert_type(client.invoke(text="a").outputs, dict[str, Any])
+    assert_type(client.invoke(text="a", into=Answer).outputs, Answer)
+    assert_type(client.submit(text="a").result(into=list[str]).outputs, list[str])
+    assert_type(client.subscribe(on_event=print, into=Answer), Result[Answer])
+    for result in client.map([{"text": "a"}], into=Answer):
+        assert_type(result, Result[Answer])
+    for either in client.map([{"text": "a"}], return_exceptions=True):
+        assert_type(either, Result | PipeserveError)
+
+
+async def called_on_a_loop(client: AsyncClient) -> None:
+    assert_type((await client.invoke(text="a", into=Answer)).outputs, Answer)
+    assert_type(await client.subscribe(on_event=print), Result)
+    async for result in client.map([{"text": "a"}], into=Answer):
+        assert_type(result, Result[Answer])

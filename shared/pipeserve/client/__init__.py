@@ -3,7 +3,7 @@
 from pipeserve.client.async_client import AsyncClient
 from pipeserve.client.async_job import AsyncJob
 from pipeserve.client.client import Client
-from pipeserve.client.errors import ClientError, UnexpectedReplyError, UnreachableError
+from pipeserve.client.errors import ClientError, UnexpectedOutputsError, UnexpectedReplyError, UnreachableError
 from pipeserve.client.job import Job
 from pipeserve.client.log_line import LogLine
 from pipeserve.client.result import Result
@@ -17,6 +17,7 @@ __all__ = [
     "Job",
     "LogLine",
     "Result",
+    "UnexpectedOutputsError",
     "UnexpectedReplyError",
     "UnreachableError",
     "Visualization",

@@ -34,6 +34,7 @@ class Accepted:
 
 def invoke_request(parameters: Mapping[str, Any], options: Options) -> Request:
     """A synchronous call."""
+    _no_id_for(options, "a synchronous call")
     headers, repeatable = _headers(options)
     read_timeout = None  # only the service knows how long it waits before it answers 202
     if options.wait is not None:
@@ -45,11 +46,15 @@ def invoke_request(parameters: Mapping[str, Any], options: Options) -> Request:
 def submit_request(parameters: Mapping[str, Any], options: Options) -> Request:
     """An asynchronous call."""
     headers, repeatable = _headers(options)
-    return Request("POST", "/invoke?mode=async", _json(_call(parameters, options)), headers, repeatable=repeatable)
+    content = _json(_call(parameters, options))
+    if options.job_id is not None:  # which is a key as well
+        return Request("PUT", f"/jobs/{options.job_id}", content, headers, repeatable=True)
+    return Request("POST", "/invoke?mode=async", content, headers, repeatable=repeatable)
 
 
 def batch_request(calls: Sequence[Mapping[str, Any]], options: Options) -> Request:
     """Many asynchronous calls with the same options."""
+    _no_id_for(options, "many jobs")
     headers, repeatable = _headers(options)
     content = _json({"items": [_call(parameters, options) for parameters in calls]})
     return Request("POST", "/invoke/batch", content, headers, repeatable=repeatable)
@@ -106,6 +111,11 @@ def _headers(options: Options) -> tuple[dict[str, str], bool]:
     if options.idempotency_key is None:
         return dict(JSON_HEADERS), False
     return {**JSON_HEADERS, "Idempotency-Key": options.idempotency_key}, True
+
+
+def _no_id_for(options: Options, what: str) -> None:
+    if options.job_id is not None:
+        raise ValueError(f"job_id: it names one job that is submitted; {what} can't have it")
 
 
 def _call(parameters: Mapping[str, Any], options: Options) -> dict[str, Any]:

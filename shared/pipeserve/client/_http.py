@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import httpx
 
@@ -18,12 +20,38 @@ KEEP_ALIVE_SECONDS = 2.0
 """Idle connections are dropped before uvicorn does it (after 5 s), or a request would meet a closing one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How the service is reached, in httpx's terms."""
+
+    proxy: str | httpx.Proxy | None = None
+    verify: bool | ssl.SSLContext = True
+    headers: Mapping[str, str] | None = None
+    connect_timeout: float = CONNECT_SECONDS
+
+    def all_headers(self, api_key: str | None) -> dict[str, str]:
+        """What every request carries."""
+        return {**(self.headers or {}), **base_headers(api_key)}
+
+    def timeout(self, request: Request) -> httpx.Timeout:
+        """``request``'s."""
+        return httpx.Timeout(self.connect_timeout, read=request.read_timeout, pool=None)
+
+
 class Http:
     """Blocking."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, wire: Wire, transport: httpx.BaseTransport | None) -> None:
         self._url = url
-        self._client = httpx.Client(base_url=url, headers=base_headers(api_key), limits=_limits())
+        self._wire = wire
+        self._client = httpx.Client(
+            base_url=url,
+            headers=wire.all_headers(api_key),
+            limits=_limits(),
+            proxy=wire.proxy,
+            verify=wire.verify,
+            transport=transport,
+        )
 
     def send(self, request: Request) -> Reply:
         """The reply, after as many tries as the request allows. Raises UnreachableError."""
@@ -49,7 +77,7 @@ class Http:
                 request.path,
                 content=request.content,
                 headers=request.headers,
-                timeout=_timeout(request),
+                timeout=self._wire.timeout(request),
             ) as response:
                 yield response
         except httpx.TransportError as error:
@@ -63,9 +91,17 @@ class Http:
 class AsyncHttp:
     """On an event loop."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, wire: Wire, transport: httpx.AsyncBaseTransport | None) -> None:
         self._url = url
-        self._client = httpx.AsyncClient(base_url=url, headers=base_headers(api_key), limits=_limits())
+        self._wire = wire
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            headers=wire.all_headers(api_key),
+            limits=_limits(),
+            proxy=wire.proxy,
+            verify=wire.verify,
+            transport=transport,
+        )
 
     async def send(self, request: Request) -> Reply:
         """The reply, after as many tries as the request allows. Raises UnreachableError."""
@@ -91,7 +127,7 @@ class AsyncHttp:
                 request.path,
                 content=request.content,
                 headers=request.headers,
-                timeout=_timeout(request),
+                timeout=self._wire.timeout(request),
             ) as response:
                 yield response
         except httpx.TransportError as error:
@@ -104,7 +140,3 @@ class AsyncHttp:
 
 def _limits() -> httpx.Limits:
     return httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
-
-
-def _timeout(request: Request) -> httpx.Timeout:
-    return httpx.Timeout(CONNECT_SECONDS, read=request.read_timeout, pool=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,8 +31,12 @@ class Options:
     """Seconds by which the job must have been started; then it ends as ``expired``."""
     webhook: Mapping[str, Any] | None = None
     """Where to send the job's events: ``{"url": …, "events": […]}``."""
+    job_id: str | None = None
+    """A UUID of the caller's, for one job that is submitted."""
 
     def __post_init__(self) -> None:
+        if self.job_id is not None:
+            uuid.UUID(self.job_id)
         key = self.idempotency_key
         if key is not None and not (key and all("!" <= character <= "~" for character in key)):
             raise ValueError("idempotency_key: write it in visible ASCII characters, without spaces")
@@ -41,6 +46,10 @@ class Options:
     def but(self, **given: Any) -> Self:
         """These options, with those given in place of the old; None leaves one as it is."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    def for_input(self, index: int) -> Self:
+        """These options for one of many inputs: each needs an idempotency key of its own."""
+        return self if self.idempotency_key is None else self.but(idempotency_key=f"{self.idempotency_key}-{index}")
 
     def body(self) -> dict[str, Any]:
         """The members that stand in a request's body, beside ``parameters``."""

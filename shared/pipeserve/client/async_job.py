@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import httpx
 
@@ -40,6 +40,8 @@ from pipeserve.client.visualization import Visualization
 from pipeserve.events import Event
 from pipeserve.jobs import Job as JobRecord
 from pipeserve.jobs import JobStatus
+
+_T = TypeVar("_T")
 
 
 class AsyncJob:
@@ -118,9 +120,17 @@ class AsyncJob:
                 return answer
             await asyncio.sleep(answer)
 
-    async def result(self, timeout: float | None = None) -> Result:
-        """The job's outputs once it has completed. Raises the error that it ended with, or TimeoutError."""
-        return result_of(await self.wait(timeout))
+    @overload
+    async def result(self, timeout: float | None = None, *, into: None = None) -> Result: ...
+    @overload
+    async def result(self, timeout: float | None = None, *, into: type[_T]) -> Result[_T]: ...
+    async def result(self, timeout: float | None = None, *, into: type[Any] | None = None) -> Result[Any]:
+        """The job's outputs once it has completed; see :meth:`Result.into` for ``into``.
+
+        Raises the error that it ended with, or TimeoutError.
+        """
+        found = result_of(await self.wait(timeout))
+        return found if into is None else found.into(into)
 
     async def cancel(self, reason: str | None = None) -> JobStatus:
         """Ask for the job's end: ``canceling`` until its work stops. Raises AlreadyFinishedError if it has ended."""

@@ -4,8 +4,9 @@
 
     PipeserveError
     └── ClientError
-        ├── UnreachableError        no answer: refused, timed out, connection lost
-        └── UnexpectedReplyError    an answer that no pipeserve service gives
+        ├── UnreachableError         no answer: refused, timed out, connection lost
+        ├── UnexpectedReplyError     an answer that no pipeserve service gives
+        └── UnexpectedOutputsError   outputs that don't fit the type that the caller asked for
 
 They carry what a service's own errors do: ``code``, ``status``, ``retryable``, ``job_id`` and ``retry_after``.
 """
@@ -47,4 +48,11 @@ class UnexpectedReplyError(ClientError):
     """The reply is none that a pipeserve service gives: is the URL right, is there a proxy in between?"""
 
     code = "unexpected_reply"
+    retryable = False
+
+
+class UnexpectedOutputsError(ClientError):
+    """The job has completed, and its outputs don't fit the type that the caller asked for."""
+
+    code = "unexpected_outputs"
     retryable = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from pipeserve.client._files import (
     artifact_request,
@@ -36,6 +36,8 @@ from pipeserve.client.visualization import Visualization
 from pipeserve.events import Event
 from pipeserve.jobs import Job as JobRecord
 from pipeserve.jobs import JobStatus
+
+_T = TypeVar("_T")
 
 
 class Job:
@@ -108,9 +110,17 @@ class Job:
                 return answer
             time.sleep(answer)
 
-    def result(self, timeout: float | None = None) -> Result:
-        """The job's outputs once it has completed. Raises the error that it ended with, or TimeoutError."""
-        return result_of(self.wait(timeout))
+    @overload
+    def result(self, timeout: float | None = None, *, into: None = None) -> Result: ...
+    @overload
+    def result(self, timeout: float | None = None, *, into: type[_T]) -> Result[_T]: ...
+    def result(self, timeout: float | None = None, *, into: type[Any] | None = None) -> Result[Any]:
+        """The job's outputs once it has completed; see :meth:`Result.into` for ``into``.
+
+        Raises the error that it ended with, or TimeoutError.
+        """
+        found = result_of(self.wait(timeout))
+        return found if into is None else found.into(into)
 
     def cancel(self, reason: str | None = None) -> JobStatus:
         """Ask for the job's end: ``canceling`` until its work stops. Raises AlreadyFinishedError if it has ended."""
