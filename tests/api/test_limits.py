@@ -106,7 +106,8 @@ async def test_a_socket_is_told_and_stays_open(served: Served) -> None:
             pass
 
 
-async def test_replicas_share_a_budget(deployment_store: DeploymentStore) -> None:
+async def test_replicas_share_a_budget(deployment_store: DeploymentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeserve_api.limits.PATIENCE", 10)  # this machine may be busy, and no test is about that here
     backend: Any = deployment_store
     limit = {"requests_per_minute": 20}
     async with (
