@@ -84,3 +84,8 @@ async def test_a_parameter_called_into_goes_into_the_mapping(service: CannedServ
     with Client(service.url) as client:
         result = await asyncio.to_thread(client.invoke, {"into": "French"}, into=int)
     assert (result.outputs, service.received[0].json) == (1, {"parameters": {"into": "French"}})
+
+
+def test_a_type_with_arguments_is_named_whole() -> None:
+    with pytest.raises(UnexpectedOutputsError, match=r"don't fit list\[int\]: the value: "):
+        Result("j", {"output": "a"}).into(list[int])

@@ -135,3 +135,32 @@ async def test_json_that_nests_too_deeply_is_a_bad_request(served: Served) -> No
         answer = await served.http.post(path, content=deep, headers={"content-type": "application/json"})
         assert answer.status_code == 400, answer.text
         assert answer.json()["code"] == "bad_request"
+
+
+HANDSHAKE = (
+    b"Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "headers", "status"),
+    [
+        pytest.param(b"GET /stream HTTP/1.1", b"X: %s\r\n" % (b"a" * 9000), 431, id="a long header"),
+        pytest.param(b"GET /stream HTTP/1.1", b"X: a\r\n" * 200, 431, id="many headers"),
+        pytest.param(b"GET /stream?x=%s HTTP/1.1" % (b"a" * 9000), b"", 414, id="a long URL"),
+        pytest.param(b"POST /stream HTTP/1.1", b"", 405, id="another method"),
+        pytest.param(b"GET /stream HTTP/1.1", b"Content-Length: 2\r\n", 400, id="a body"),
+    ],
+)
+async def test_a_handshake_that_can_not_be_read_is_answered_and_closed(
+    served: Served, line: bytes, headers: bytes, status: int
+) -> None:
+    reader, writer = await connected(served)
+    try:
+        writer.write(line + b"\r\n" + HANDSHAKE + headers + b"\r\n")
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    finally:
+        writer.close()
+    assert int(answer.split()[1]) == status, answer

@@ -2,7 +2,7 @@
 
 uvicorn waits for room in the write buffer before it says goodbye, and then for the buffer to empty before it closes:
 with a reader that has stopped, for ever. Here the goodbye goes into the buffer at once, and a connection that has not
-ended some seconds later is cut.
+ended some seconds later is cut. A handshake that can't be read is answered, too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,21 @@ PONG_SECONDS = 60.0
 """A client that answers no ping for so long, even at the end of all it was sent, takes nothing."""
 GOODBYE_SECONDS = 10.0
 """What a client has to take what it was sent, and to answer the goodbye."""
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _GOING_AWAY = 1001
 _TRY_AGAIN_LATER = 1013
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
     """One connection."""
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.transport.is_closing():
+            # A handshake that the library can't read: uvicorn would neither answer nor close, for ever.
+            self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
+            self.transport.close()
 
     async def send(self, message: Any) -> None:
         """ASGI."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -49,5 +49,5 @@ def _misfit(kind: type[Any], error: ValidationError) -> str:
     """In words, without the values: they may be nobody's business."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     places = [f"{'.'.join(map(str, one['loc'])) or 'the value'}: {one['msg']}" for one in found]
-    name = getattr(kind, "__qualname__", None) or str(kind)
+    name = str(kind) if get_origin(kind) else kind.__qualname__
     return f"the outputs don't fit {name}: {'; '.join(places)}"
