@@ -123,6 +123,20 @@ class Site:
         finally:
             api.start()
             await _ready(self.apis, self.urls)
+            await self._until_used(api)
+
+    async def _until_used(self, api: Part) -> None:
+        """Return once nginx, which avoids a replica for a second after it has failed, sends it requests again."""
+        address = httpx.URL(self.urls[self.apis.index(api)]).netloc.decode()
+        path = "/health/live"
+        seen = len(self.proxy.calls(path))
+        async with self.http() as http:
+
+            async def used() -> bool:
+                await http.get(path)
+                return any(call["upstream"] == address for call in self.proxy.calls(path)[seen:])
+
+            await eventually(used, f"nginx uses {address} again")
 
 
 async def _ready(apis: list[Part], urls: list[str]) -> None:
